@@ -1,0 +1,14 @@
+"""Knowledge distillation for detectors, segmentors and classifiers.
+
+Importing the package mends mmrazor and mmengine where the installed PyTorch
+needs it (:mod:`kdvit_mm.compat`) and registers every module of the package.
+"""
+
+from kdvit_mm import compat
+
+compat.install()
+
+from kdvit_mm import datasets, engine, models  # noqa: E402
+from kdvit_mm.version import __version__  # noqa: E402
+
+__all__ = ['__version__', 'compat', 'datasets', 'engine', 'models']

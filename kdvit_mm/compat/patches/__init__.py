@@ -1,0 +1,1 @@
+"""One mended fact a file; see :mod:`kdvit_mm.compat`."""

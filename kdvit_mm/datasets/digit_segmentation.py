@@ -1,0 +1,34 @@
+# Copyright (c) kdvit_mm contributors. All rights reserved.
+"""The digit scenes as a data set of mmseg."""
+
+from mmseg.datasets import BaseSegDataset
+
+from kdvit_mm.registry import DATASETS
+
+from .digit_scenes import CLASSES, PALETTE, require_digit_scenes
+
+
+@DATASETS.register_module()
+class DigitSegmentation(BaseSegDataset):
+    """Masks of handwritten digits; class 0 is everything else.
+
+    It takes the arguments of :class:`mmseg.datasets.BaseSegDataset`; its
+    ``data_root`` is the folder with the manifest.
+    """
+
+    METAINFO = {
+        'classes': ('background', *CLASSES),
+        'palette': [[0, 0, 0], *map(list, PALETTE)],
+    }
+
+    def load_data_list(self) -> list[dict]:
+        """Load the annotations of a whole data set.
+
+        Returns:
+            list[dict]: One entry an image.
+
+        Raises:
+            FileNotFoundError: If the data set is missing or unfinished.
+        """
+        require_digit_scenes(self.data_root)
+        return super().load_data_list()

@@ -1,0 +1,5 @@
+"""Algorithms: a student, a teacher and a distiller."""
+
+from kdvit_mm.models.algorithms.lean_teacher_distill import LeanTeacherDistill
+
+__all__ = ['LeanTeacherDistill']

@@ -1,0 +1,402 @@
+"""Distillation from a frozen teacher that does no work in vain."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import Any
+
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.model import BaseModel
+from mmengine.structures import BaseDataElement
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules.recorder.module_outputs_recorder import (
+    ModuleOutputsRecorder,
+)
+from mmrazor.models.task_modules.recorder.param_recorder import (
+    ParameterRecorder,
+)
+from mmrazor.models.utils import add_prefix
+from torch import nn
+
+from kdvit_mm.models.utils.explain import explain_failure
+from kdvit_mm.models.utils.random import isolated_rng
+from kdvit_mm.models.utils.teacher_weights import (
+    compile_parts,
+    fold_batch_norm,
+    inherit_weights,
+    load_teacher_checkpoint,
+)
+from kdvit_mm.registry import MODELS
+
+
+class _LastRecordIn(Exception):
+    """Leaves the teacher's forward once all records are in."""
+
+
+class _Buffer(list):
+    """A recorder's buffer that reports every record."""
+
+    def __init__(self, notify: Callable[[], None]) -> None:
+        super().__init__()
+        self.notify = notify
+
+    def append(self, record: Any) -> None:
+        super().append(record)
+        self.notify()
+
+
+class _Queue(deque):
+    """A delivery's queue that reports every item."""
+
+    notify: Callable[[], None]
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        self.notify()
+
+
+@MODELS.register_module()
+class LeanTeacherDistill(SingleTeacherDistill):
+    """Like mmrazor's ``SingleTeacherDistill``, less what is thrown away.
+
+    The teacher is wholly in eval mode and its forward ends as soon as the last
+    record is in, whatever modules, methods or functions are recorded. It is
+    kept out of the checkpoints and rebuilt from ``teacher_ckpt`` on resume.
+    Building it, running it and computing the distill losses draw nothing from
+    the student's random stream: with every distill weight 0 the student is
+    trained exactly as it would be alone.
+
+    Args:
+        architecture (dict | BaseModel): The student.
+        distiller (dict): Config of the distiller.
+        teacher (dict | BaseModel): The teacher.
+        teacher_ckpt (str | None): File or URL of the teacher's checkpoint,
+            whose keys must all match. Defaults to None.
+        inherit (bool | Sequence[str]): Top-level modules of the student that
+            start from the teacher's weights, such as ``('neck',
+            'bbox_head')``; True for all but the backbone. Defaults to False.
+        teacher_in_checkpoint (bool): Whether checkpoints hold the teacher's
+            weights too. Defaults to False.
+        fold_batch_norm (bool): Folds the teacher's batch norms into its
+            convolutions. Records equal to about 1e-5. Defaults to False.
+        channels_last (bool): Runs the teacher in channels-last memory format.
+            Records equal to about 1e-5. Defaults to False.
+        inference_mode (bool): Runs the teacher under
+            ``torch.inference_mode`` and clones its records. Exact. Defaults
+            to False.
+        autocast_dtype (str | None): Runs the teacher under autocast with this
+            dtype, such as ``'bfloat16'``; records come back as float32, with
+            the dtype's precision. Defaults to None.
+        compile_teacher (bool): Compiles the parts of the teacher that have no
+            recorder inside, with ``torch.compile``. Defaults to False.
+        student_trainable (bool): As in ``SingleTeacherDistill``. Defaults to
+            True.
+        calculate_student_loss (bool): As in ``SingleTeacherDistill``.
+            Defaults to True.
+        data_preprocessor (dict | nn.Module | None): As in
+            ``SingleTeacherDistill``. Defaults to None, the student's.
+        init_cfg (dict | None): As in ``SingleTeacherDistill``. Defaults to
+            None.
+
+    Raises:
+        ValueError: If ``teacher_ckpt`` or ``inherit`` does not fit, or
+            ``teacher_in_checkpoint`` is combined with ``fold_batch_norm``.
+    """
+
+    def __init__(
+        self,
+        architecture: dict | BaseModel,
+        distiller: dict,
+        teacher: dict | BaseModel,
+        teacher_ckpt: str | None = None,
+        inherit: bool | Sequence[str] = False,
+        teacher_in_checkpoint: bool = False,
+        fold_batch_norm: bool = False,
+        channels_last: bool = False,
+        inference_mode: bool = False,
+        autocast_dtype: str | None = None,
+        compile_teacher: bool = False,
+        student_trainable: bool = True,
+        calculate_student_loss: bool = True,
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        if teacher_in_checkpoint and fold_batch_norm:
+            raise ValueError(
+                'teacher_in_checkpoint and fold_batch_norm cannot be '
+                'combined: a folded teacher has other weights than its '
+                'config. Drop one of the two.'
+            )
+        if autocast_dtype is not None and not isinstance(
+            getattr(torch, autocast_dtype, None), torch.dtype
+        ):
+            raise ValueError(
+                f'autocast_dtype "{autocast_dtype}" is not a torch dtype; '
+                "write 'bfloat16' or 'float16'."
+            )
+        # Built first, as the student alone would be, from the same stream.
+        if isinstance(architecture, dict):
+            architecture = MODELS.build(architecture)
+        seed = torch.initial_seed()
+        with isolated_rng(seed):
+            super().__init__(
+                architecture=architecture,
+                distiller=distiller,
+                teacher=teacher,
+                student_trainable=student_trainable,
+                calculate_student_loss=calculate_student_loss,
+                data_preprocessor=data_preprocessor,
+                init_cfg=init_cfg,
+            )
+        if teacher_ckpt:
+            load_teacher_checkpoint(self.teacher, teacher_ckpt)
+            self.teacher._is_init = True
+        self.inherit = inherit
+        self.teacher_in_checkpoint = teacher_in_checkpoint
+        self.fold_batch_norm = fold_batch_norm
+        self.channels_last = channels_last
+        self.inference_mode = inference_mode
+        self.autocast_dtype = autocast_dtype
+        self.compile_teacher = compile_teacher
+        self._seed = seed
+        self._steps = 0
+        self._teacher_is_prepared = False
+        self._register_state_dict_hook(_leave_out_teacher)
+        self.teacher.eval()
+
+    def init_weights(self) -> None:
+        """Initialises the student as if it were alone, then all the rest."""
+        self.architecture.init_weights()
+        with isolated_rng(self._seed + 1):
+            self.distiller.init_weights()
+            self.teacher.init_weights()
+        inherit_weights(self.architecture, self.teacher, self.inherit)
+
+    def train(self, mode: bool = True) -> 'LeanTeacherDistill':
+        """Sets the mode of all but the teacher, which stays in eval mode."""
+        nn.Module.train(self, mode)
+        self.teacher.eval()
+        return self
+
+    def loss(
+        self,
+        batch_inputs: torch.Tensor,
+        data_samples: list[BaseDataElement] | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """Computes the student's losses and the distill losses.
+
+        Args:
+            batch_inputs (torch.Tensor): Images of shape (N, C, H, W).
+            data_samples (list[BaseDataElement] | None): The batch's samples.
+                Defaults to None.
+
+        Returns:
+            dict[str, torch.Tensor]: Losses with the prefixes ``student.`` and
+            ``distill.``.
+
+        Raises:
+            ValueError: If a distill loss cannot be computed; says which, on
+                what shapes and which connector would mend it.
+        """
+        if self.distillation_stopped:
+            return self._student_loss(batch_inputs, data_samples)
+        seed = self._next_seed()
+        with isolated_rng(seed):
+            self._run_teacher(batch_inputs, data_samples)
+        self.distiller.set_deliveries_override(True)
+        with self.distiller.student_recorders, self.distiller.deliveries:
+            losses = self._student_loss(batch_inputs, data_samples)
+        with isolated_rng(seed + 1):
+            try:
+                distill_losses = self.distiller.compute_distill_losses()
+            except Exception as error:
+                raise explain_failure(self.distiller, error) from error
+        losses.update(add_prefix(distill_losses, 'distill'))
+        return losses
+
+    def _student_loss(self, *batch: Any) -> dict[str, torch.Tensor]:
+        trains = self.student_trainable or self.calculate_student_loss
+        with nullcontext() if trains else torch.no_grad():
+            losses = self.student(*batch, mode='loss')
+        if not self.calculate_student_loss:
+            return {}
+        return add_prefix(losses, 'student')
+
+    def _next_seed(self) -> int:
+        # The runner's iteration is known again after a resume.
+        self._steps += 1
+        step = MessageHub.get_current_instance().get_info('iter', self._steps)
+        return self._seed + 1_000_003 * (int(step) + 1)
+
+    def _run_teacher(self, *batch: Any) -> None:
+        if not self._teacher_is_prepared:
+            self._prepare_teacher(*batch)
+        images, *rest = batch
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        self._record(images, *rest)
+        if self.channels_last or self.inference_mode or self.autocast_dtype:
+            for recorder in self.distiller.teacher_recorders.recorders.values():
+                if not isinstance(recorder, ParameterRecorder):
+                    records = recorder.data_buffer
+                    recorder._data_buffer = _map_tensors(records, self._settle)
+
+    def _record(self, *batch: Any) -> None:
+        self.distiller.set_deliveries_override(False)
+        with ExitStack() as stack:
+            if self.autocast_dtype:
+                dtype = getattr(torch, self.autocast_dtype)
+                stack.enter_context(
+                    torch.autocast(batch[0].device.type, dtype)
+                )
+            stack.enter_context(
+                torch.inference_mode()
+                if self.inference_mode
+                else torch.no_grad()
+            )
+            stack.enter_context(self._stopping_at_last_record())
+            stack.enter_context(suppress(_LastRecordIn))
+            self.teacher(*batch, mode='loss')
+
+    @contextmanager
+    def _stopping_at_last_record(self) -> Iterator[None]:
+        """Enters recorders and deliveries such that the last one stops."""
+        recorders = self.distiller.teacher_recorders.recorders
+        deliveries = self.distiller.deliveries.deliveries.values()
+        wanted = self._wanted_records()
+
+        def notify() -> None:
+            if (
+                wanted is not None
+                and all(
+                    len(recorders[name].data_buffer) >= count
+                    for name, count in wanted.items()
+                )
+                and all(len(d.data_queue) == d.max_keep_data for d in deliveries)
+            ):
+                raise _LastRecordIn
+
+        listening = [
+            recorder
+            for recorder in recorders.values()
+            if not isinstance(recorder, ParameterRecorder)
+        ]
+        for recorder in listening:
+            recorder.reset_data_buffer = _buffer_setter(recorder, notify)
+        for delivery in deliveries:
+            delivery.data_queue = _Queue(maxlen=delivery.max_keep_data)
+            delivery.data_queue.notify = notify
+        with self.distiller.teacher_recorders, self.distiller.deliveries:
+            for recorder in listening:
+                del recorder.reset_data_buffer
+            try:
+                yield
+            finally:
+                for recorder in listening:
+                    recorder._data_buffer = list(recorder.data_buffer)
+
+    def _wanted_records(self) -> dict[str, int] | None:
+        """Records that the losses need by recorder, or None if unknown."""
+        distiller = self.distiller
+        own = type(distiller).compute_distill_losses
+        if own is not ConfigurableDistiller.compute_distill_losses:
+            return None
+        wanted = dict.fromkeys(distiller.teacher_recorders.recorders, 1)
+        for mapping in distiller.loss_forward_mappings.values():
+            for record in mapping.values():
+                if not record['from_student']:
+                    name = record['recorder']
+                    index = record.get('record_idx', 0)
+                    wanted[name] = max(wanted[name], index + 1)
+        return wanted
+
+    def _prepare_teacher(self, *batch: Any) -> None:
+        """Applies the options that need the teacher's final weights."""
+        self._teacher_is_prepared = True
+        recorded = [
+            recorder.source
+            for recorder in self.distiller.teacher_recorders.recorders.values()
+            if isinstance(recorder, ModuleOutputsRecorder)
+        ]
+        if self.fold_batch_norm:
+            self._record(*batch)
+            before = self._teacher_tensors()
+            fold_batch_norm(self.teacher, recorded)
+            self._record(*batch)
+            _check_folding(before, self._teacher_tensors())
+        if self.channels_last:
+            self.teacher.to(memory_format=torch.channels_last)
+        if self.compile_teacher:
+            compile_parts(self.teacher, recorded)
+
+    def _teacher_tensors(self) -> list[torch.Tensor]:
+        tensors: list[torch.Tensor] = []
+        for recorder in self.distiller.teacher_recorders.recorders.values():
+            _map_tensors(recorder.data_buffer, tensors.append)
+        return tensors
+
+    def _settle(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Makes a record what a plain teacher would have recorded."""
+        if self.inference_mode:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        if self.autocast_dtype and tensor.is_floating_point():
+            tensor = tensor.float()
+        return tensor.contiguous()
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        teacher = {
+            f'{prefix}teacher.{key}': value
+            for key, value in self.teacher.state_dict().items()
+        }
+        if not self.teacher_in_checkpoint:
+            state_dict.update(teacher)
+        for key, value in teacher.items():
+            state_dict.setdefault(key, value)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _leave_out_teacher(
+    module: LeanTeacherDistill, state_dict: dict, prefix: str, *args: Any
+) -> None:
+    if not module.teacher_in_checkpoint:
+        for key in list(state_dict):
+            if key.startswith(f'{prefix}teacher.'):
+                del state_dict[key]
+
+
+def _buffer_setter(
+    recorder: Any, notify: Callable[[], None]
+) -> Callable[[], None]:
+    def reset_data_buffer() -> None:
+        recorder._data_buffer = _Buffer(notify)
+
+    return reset_data_buffer
+
+
+def _map_tensors(record: Any, function: Callable[[torch.Tensor], Any]) -> Any:
+    if isinstance(record, torch.Tensor):
+        return function(record)
+    if isinstance(record, (list, tuple)):
+        return type(record)([_map_tensors(item, function) for item in record])
+    return record
+
+
+def _check_folding(
+    before: list[torch.Tensor], after: list[torch.Tensor]
+) -> None:
+    for old, new in zip(before, after, strict=True):
+        error = (old.float() - new.float()).abs().max().item()
+        scale = old.float().abs().max().item()
+        if error > 1e-3 * max(scale, 1e-6):
+            raise ValueError(
+                'fold_batch_norm: the records of the folded teacher differ '
+                f'by {error:.3g} at a magnitude of {scale:.3g}. Its norms do '
+                'not follow their convolutions; turn fold_batch_norm off.'
+            )
+    MMLogger.get_current_instance().info(
+        'fold_batch_norm: records checked against the plain teacher'
+    )

@@ -1,0 +1,175 @@
+"""Creates or completes a virtual environment of the checkout.
+
+``python tools/misc/setup_env.py torch211`` makes ``.venv`` (Python 3.11,
+torch 2.11), ``torch21`` makes ``.venv-torch21`` (Python 3.10, torch 2.1.2).
+Everything comes from the package index in the versions of
+``requirements/lock``. Nothing is done when nothing has changed.
+
+mmcv is built from source once per Python and torch and kept in the user's
+cache: pip's own cache does not know which torch a wheel was built against.
+"""
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ROOT / 'requirements'
+ENVIRONMENTS = {
+    'torch211': (ROOT / '.venv', 'python3.11'),
+    'torch21': (ROOT / '.venv-torch21', 'python3.10'),
+}
+MMCV = 'mmcv==2.1.0'
+
+
+def find_python(name: str) -> str:
+    """Finds an interpreter such as ``python3.11`` that really starts."""
+    version = name.removeprefix('python')
+    candidates = [sys.executable, name]
+    pyenv = Path(os.environ.get('PYENV_ROOT', Path.home() / '.pyenv'))
+    candidates += map(str, pyenv.glob(f'versions/{version}.*/bin/python'))
+    check = 'import sys; print("%d.%d" % sys.version_info[:2])'
+    for candidate in candidates:
+        try:
+            found = subprocess.run(
+                [candidate, '-c', check], capture_output=True, text=True
+            )
+        except OSError:
+            continue
+        if found.stdout.strip() == version:
+            return candidate
+    sys.exit(
+        f'Python {version} was not found. Install it, or put it on PATH as '
+        f'{name}, and run the command again.'
+    )
+
+
+def fingerprint(lock: Path) -> str:
+    """Digest of everything that decides what the environment holds."""
+    digest = hashlib.sha256()
+    files = [lock, Path(__file__), ROOT / 'setup.py']
+    files += [ROOT / 'pyproject.toml', *sorted(REQUIREMENTS.glob('*.txt'))]
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+class Environment:
+    """A virtual environment and what is run in it.
+
+    Args:
+        name (str): A key of ``ENVIRONMENTS``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.folder, self.interpreter = ENVIRONMENTS[name]
+        self.lock = REQUIREMENTS / 'lock' / f'{name}.txt'
+        self.stamp = self.folder / 'kdvit_mm.stamp'
+
+    @property
+    def python(self) -> str:
+        """Path of the environment's interpreter."""
+        return str(self.folder / 'bin' / 'python')
+
+    def run(self, *command: str) -> None:
+        """Runs the environment's interpreter; failing ends the set-up."""
+        env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+        done = subprocess.run([self.python, *command], cwd=ROOT, env=env)
+        if done.returncode:
+            sys.exit(
+                f'set-up stopped at: {" ".join(command)}\nSee the lines '
+                'above; the same command goes on from here.'
+            )
+
+    def pip(self, *arguments: str) -> None:
+        """Runs pip under the lock file."""
+        self.run('-m', 'pip', '--disable-pip-version-check', *arguments)
+
+    def install(self, *arguments: str) -> None:
+        """Installs packages in the versions of the lock file."""
+        self.pip('install', '-q', '-c', str(self.lock), *arguments)
+
+    def output(self, code: str) -> str:
+        """What a line of Python prints in the environment."""
+        command = [self.python, '-c', code]
+        return subprocess.check_output(command, text=True).strip()
+
+    def install_mmcv(self) -> None:
+        """Installs mmcv from the wheel built against this very torch."""
+        key = self.output(
+            'import platform, sys, torch; print("cp%d%d" % '
+            'sys.version_info[:2], sys.platform, platform.machine(), '
+            '"torch", torch.__version__, sep="-")'
+        )
+        cache = Path(os.environ.get('XDG_CACHE_HOME', Path.home() / '.cache'))
+        wheels = cache / 'kdvit_mm' / 'wheels' / key
+        if not list(wheels.glob('mmcv-*.whl')):
+            print(f'building {MMCV} for {key}: about 10 minutes on 2 cores')
+            self.build_mmcv(wheels)
+        self.pip(
+            'install', '-q', '--no-deps', '--no-index', '--find-links',
+            str(wheels), '--force-reinstall', MMCV,
+        )  # fmt: skip
+        try:
+            self.output('import mmcv.ops')
+        except subprocess.CalledProcessError:
+            shutil.rmtree(wheels)
+            sys.exit(
+                f'the kept mmcv wheel does not fit {key}; it was deleted. '
+                'Run the command again to build it anew.'
+            )
+
+    def build_mmcv(self, wheels: Path) -> None:
+        """Builds mmcv's wheel with its compiled operators."""
+        os.environ['MMCV_WITH_OPS'] = '1'
+        wheels.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=wheels.parent) as folder:
+            self.pip(
+                'wheel', '-q', '--no-build-isolation', '--no-deps',
+                '--no-cache-dir', '--no-binary', 'mmcv', '-w', folder, MMCV,
+            )  # fmt: skip
+            wheels.mkdir(exist_ok=True)
+            for wheel in Path(folder).glob('*.whl'):
+                os.replace(wheel, wheels / wheel.name)
+
+    def create(self) -> None:
+        """Brings the environment to the state of the lock file."""
+        state = fingerprint(self.lock)
+        if self.stamp.is_file() and self.stamp.read_text() == state:
+            return
+        if not Path(self.python).exists():
+            python = find_python(self.interpreter)
+            subprocess.run([python, '-m', 'venv', self.folder], check=True)
+        print(f'setting up {self.folder.name}')
+        self.install('pip', 'setuptools', 'wheel', 'ninja', 'psutil')
+        self.install('torch', 'torchvision', 'numpy')
+        self.install_mmcv()
+        self.install(
+            *(flag for name in ('mminstall', 'runtime', 'tests')
+              for flag in ('-r', str(REQUIREMENTS / f'{name}.txt')))
+        )  # fmt: skip
+        optional = (REQUIREMENTS / 'optional.txt').read_text().splitlines()
+        names = [line for line in optional if line and line[0] != '#']
+        self.install(*(n for n in names if not n.startswith('openmim')))
+        self.install('--no-deps', names[0])
+        self.pip(
+            'install', '-q', '--no-deps', '--no-build-isolation', '-e', '.'
+        )
+        self.run('-c', 'import kdvit_mm')
+        self.stamp.write_text(state)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('environment', choices=ENVIRONMENTS)
+    Environment(parser.parse_args().environment).create()
+
+
+if __name__ == '__main__':
+    main()
