@@ -48,9 +48,10 @@ applied: dict[str, list[str]] = {}
 
 def patch_module(name):  # type: ignore[no-untyped-def]
     """Imports the patch ``name`` and returns its module."""
-    full_name = f'kdvit_mm.compat.patches.{name}'
-    __import__(full_name)
-    return sys.modules[full_name]
+    # Unlike the import statement it does not import the package kdvit_mm.
+    from importlib import import_module
+
+    return import_module(f'kdvit_mm.compat.patches.{name}')
 
 
 def _apply(target):  # type: ignore[no-untyped-def]

@@ -72,14 +72,17 @@ def test_files_do_not_depend_on_the_number_of_processes(folder, tmp_path):
 
 
 def test_seed_split_and_index_change_the_scene():
-    def image(seed, split, index):
+    def scene(seed, split, index):
         params = DigitSceneParams(size=64, seed=seed)
-        return digit_scenes.detection_scene(params, split, index).image
+        return digit_scenes.detection_scene(params, split, index)
 
-    first = image(0, 'train', 0)
-    assert np.array_equal(first, image(0, 'train', 0))
-    for other in ((1, 'train', 0), (0, 'val', 0), (0, 'train', 1)):
-        assert not np.array_equal(first, image(*other))
+    first = scene(0, 'train', 1)
+    again = scene(0, 'train', 1)
+    assert np.array_equal(first.image, again.image)
+    assert len(first.labels) > 3
+    for other in ((1, 'train', 1), (0, 'val', 1), (0, 'train', 2)):
+        # Not only the handwriting differs.
+        assert first.labels.tolist() != scene(*other).labels.tolist()
 
 
 def test_boxes_are_tight_around_the_mask(scenes):
@@ -194,7 +197,7 @@ def test_other_parameters_or_version_make_it_anew(
 
 @pytest.mark.parametrize('had_one', [False, True])
 def test_ctrl_c_leaves_no_half_data_set(
-    folder, tmp_path, monkeypatch, caplog, had_one
+    folder, tmp_path, monkeypatch, had_one
 ):
     out = tmp_path / 'digit_scenes'
     if had_one:

@@ -1,0 +1,108 @@
+"""Trains a config: a student alone, a teacher or a distillation."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+import kdvit_mm  # noqa: F401  mends the stack before anything is built
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line, as OpenMMLab's ``tools/train.py`` does."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='train config file path')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--amp', action='store_true', help='train with mixed precision'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the total batch size',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        help='resume from this checkpoint, or without a value from the '
+        'newest intact one of the work dir',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override config entries: key=value, nested keys with dots, '
+        'lists as key="[a,b]" without spaces',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def use_amp(cfg: Config) -> None:
+    """Turns the config's optimizer wrapper into its mixed precision form."""
+    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
+        sys.exit(
+            '--amp needs optim_wrapper.type "OptimWrapper", but the config '
+            f'has "{wrapper}".'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def enable_lr_scaling(cfg: Config) -> None:
+    """Turns on the scaling that the config prepares."""
+    if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        sys.exit(
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=N) in '
+            'the config: the total batch size that its lr was chosen for.'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def main() -> None:
+    """Builds the runner from the config and trains."""
+    args = parse_args()
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
+    if args.amp:
+        use_amp(cfg)
+    if args.auto_scale_lr:
+        enable_lr_scaling(cfg)
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+
+    runner_type = cfg.get('runner_type')
+    runner = RUNNERS.build(cfg) if runner_type else Runner.from_cfg(cfg)
+    try:
+        runner.train()
+    except KeyboardInterrupt:
+        runner.logger.info(
+            f'Stopped by hand at epoch {runner.epoch + 1}, iteration '
+            f'{runner.iter}. The same command with --resume goes on from the '
+            f'newest checkpoint in {cfg.work_dir}.'
+        )
+        sys.exit(130)
+
+
+if __name__ == '__main__':
+    main()
