@@ -47,7 +47,7 @@ UNFINISHED = 'unfinished.json'
 MAX_DIGITS = 14
 MIN_SIDE = 10  # px
 MAX_SIDE = 0.9  # of the image
-MIN_VISIBLE = 0.5  # of a digit's own area
+MIN_VISIBLE = 0.7
 PLACE_TRIES = 10
 CROP = 32  # px, the classification images
 TRAIN_SAMPLES = 1437  # of 1797; the rest is for validation
@@ -175,8 +175,9 @@ def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
         texture += rng.uniform(0.2, 0.8) * stripes
     texture -= texture.mean()
     texture /= 2 * texture.std()
-    middle = rng.uniform(40, 215, 3)
-    contrast = rng.uniform(-60, 60, 3)
+    # Dark as a blackboard: ink is mostly lighter than what is behind it.
+    middle = rng.uniform(20, 110, 3)
+    contrast = rng.uniform(-40, 40, 3)
     return (middle + texture[..., None] * contrast).astype(np.float32)
 
 
@@ -199,10 +200,10 @@ def draw_glyph(
         np.pad(ink, 1), None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC
     )
     threshold = rng.uniform(0.4, 0.6)
-    turn = np.deg2rad(rng.uniform(-20, 20))
+    turn = np.deg2rad(rng.uniform(-12, 12))
     affine = (
         np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        @ [[1, rng.uniform(-0.3, 0.3)], [0, 1]]
+        @ [[1, rng.uniform(-0.2, 0.2)], [0, 1]]
         @ [[rng.uniform(0.75, 1.25), 0], [0, 1]]
     )
     points = np.argwhere(ink > threshold)[:, ::-1] @ affine.T
@@ -307,10 +308,10 @@ def paint(
     behind = np.average(
         window.reshape(-1, 3), axis=0, weights=alpha.ravel() + 1e-6
     )
-    colours = rng.uniform(0, 255, (16, 3))
+    colours = rng.uniform(90, 255, (16, 3))
     distances = np.linalg.norm(colours - behind, axis=1)
     # The nearest colour beyond a random contrast, so that faint ones occur.
-    distances[distances < rng.uniform(50, 150)] = np.inf
+    distances[distances < rng.uniform(70, 150)] = np.inf
     colour = colours[distances.argmin()]
     opacity = rng.uniform(0.75, 1) * alpha[..., None]
     window += opacity * (colour - window)
@@ -406,7 +407,7 @@ def compose_scene(
     slope = rng.uniform(-0.25, 0.25, 2)
     ramp = np.linspace(-1, 1, size)
     image *= (1 + slope[0] * ramp[:, None] + slope[1] * ramp)[..., None]
-    image += rng.normal(0, rng.uniform(2, 14), image.shape)
+    image += rng.normal(0, rng.uniform(2, 10), image.shape)
     digits = np.array(drawn)
     return Scene(
         image=np.clip(image, 0, 255).astype(np.uint8),
@@ -439,7 +440,7 @@ def detection_scene(params: DigitSceneParams, split: str, index: int) -> Scene:
     # Roughly the largest first, so that it does not hide all others.
     order = np.argsort(-sides * log_uniform(rng, 0.5, 2, count))
     labels = rng.integers(0, 10, count)
-    distractors = int(rng.integers(2, 13))
+    distractors = int(rng.integers(1, 9))
     return compose_scene(
         rng, params.size, split, labels, sides[order], distractors
     )

@@ -4,7 +4,7 @@ data_root = 'data/digit_scenes/'
 
 # No flip: a mirrored digit is another sign.
 train_pipeline = [
-    dict(type='mmpretrain.LoadImageFromFile'),
+    dict(type='LoadImageFromFile'),
     dict(type='mmpretrain.RandomCrop', crop_size=32, padding=2),
     dict(
         type='mmpretrain.ColorJitter',
@@ -15,7 +15,7 @@ train_pipeline = [
     dict(type='mmpretrain.PackInputs'),
 ]
 test_pipeline = [
-    dict(type='mmpretrain.LoadImageFromFile'),
+    dict(type='LoadImageFromFile'),
     dict(type='mmpretrain.PackInputs'),
 ]
 

@@ -6,7 +6,7 @@ image_size = 224
 # No flip: a mirrored digit is another sign. Only mild shrinking and no crop:
 # the sizes are spread over all pyramid levels as they are.
 train_pipeline = [
-    dict(type='mmdet.LoadImageFromFile'),
+    dict(type='LoadImageFromFile'),
     dict(type='mmdet.LoadAnnotations', with_bbox=True),
     dict(
         type='mmdet.PhotoMetricDistortion',
@@ -15,7 +15,7 @@ train_pipeline = [
         saturation_range=(0.8, 1.2),
         hue_delta=9),
     dict(
-        type='mmdet.RandomResize',
+        type='RandomResize',
         scale=(image_size, image_size),
         ratio_range=(0.85, 1.0),
         keep_ratio=True,
@@ -23,7 +23,7 @@ train_pipeline = [
     dict(type='mmdet.PackDetInputs'),
 ]
 test_pipeline = [
-    dict(type='mmdet.LoadImageFromFile'),
+    dict(type='LoadImageFromFile'),
     dict(
         type='mmdet.Resize', scale=(image_size, image_size), keep_ratio=True),
     dict(type='mmdet.LoadAnnotations', with_bbox=True),

@@ -6,10 +6,10 @@ crop_size = (128, 128)
 
 # No flip: a mirrored digit is another sign.
 train_pipeline = [
-    dict(type='mmseg.LoadImageFromFile'),
+    dict(type='LoadImageFromFile'),
     dict(type='mmseg.LoadAnnotations'),
     dict(
-        type='mmseg.RandomResize',
+        type='RandomResize',
         scale=(image_size, image_size),
         ratio_range=(0.6, 1.2),
         keep_ratio=True,
@@ -24,7 +24,7 @@ train_pipeline = [
     dict(type='mmseg.PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='mmseg.LoadImageFromFile'),
+    dict(type='LoadImageFromFile'),
     dict(
         type='mmseg.Resize', scale=(image_size, image_size), keep_ratio=True),
     # After the resize: the metric compares at the annotation's own size.

@@ -1,0 +1,716 @@
+"""Examines a distillation config on one real batch, before it is trained."""
+
+import copy
+import math
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import Runner, load_checkpoint, set_random_seed
+from mmrazor.models.algorithms import SingleTeacherDistill
+from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.registry import MODELS as RAZOR_MODELS
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdvit_mm.models.utils.explain import describe, explain_failure
+from kdvit_mm.models.utils.random import isolated_rng
+
+# A distill loss outside of these multiples of the task loss is reported.
+TOO_LARGE, TOO_SMALL = 100.0, 1e-3
+# A trained teacher's loss is below this share of a fresh model's.
+TRAINED_SHARE = 0.8
+FRESH_SEEDS = (1, 2, 3)
+
+
+@dataclass
+class ModuleInfo:
+    """A module of student or teacher.
+
+    Attributes:
+        name (str): Its name, as a recorder's ``source``.
+        type (str): Its class.
+        params (int): Number of parameters in it.
+        shape (str): Shape of its first output; '' if its hooks never ran.
+        calls (int): How often its hooks ran in one forward.
+    """
+
+    name: str
+    type: str
+    params: int
+    shape: str = ''
+    calls: int = 0
+
+
+@dataclass
+class ModelInfo:
+    """Student or teacher.
+
+    Attributes:
+        type (str): Its class.
+        params (int): Number of parameters.
+        flops (float | None): Multiply-adds for one image of the batch's size,
+            as mmdet counts FLOPs; None if it has no plain forward.
+        image (tuple[int, ...]): Shape (C, H, W) of that image.
+        modules (list[ModuleInfo]): Its modules.
+    """
+
+    type: str
+    params: int
+    flops: float | None
+    image: tuple[int, ...]
+    modules: list[ModuleInfo]
+
+
+@dataclass
+class RecorderInfo:
+    """A recorder after the forward of its side.
+
+    Attributes:
+        side (str): 'student' or 'teacher'.
+        name (str): Its key in the config.
+        source (str): What it listens to.
+        count (int): Number of records.
+        shapes (list[str]): Shape of every record.
+    """
+
+    side: str
+    name: str
+    source: str
+    count: int
+    shapes: list[str]
+
+
+@dataclass
+class LossInfo:
+    """A loss on the batch.
+
+    Attributes:
+        name (str): Its name in the log.
+        value (float): Its value, weight included.
+        grad_norm (float): L2 norm of its gradient at the student's trained
+            parameters.
+        weight (float | None): The distill loss's ``loss_weight``.
+        value_ratio (float | None): Value over the summed task loss.
+        unweighted_ratio (float | None): The same with a ``loss_weight`` of 1.
+        grad_ratio (float | None): Gradient norm over the task loss's.
+    """
+
+    name: str
+    value: float
+    grad_norm: float
+    weight: float | None = None
+    value_ratio: float | None = None
+    unweighted_ratio: float | None = None
+    grad_ratio: float | None = None
+
+
+@dataclass
+class Findings:
+    """All that an examination brought up.
+
+    Attributes:
+        student (ModelInfo | None): The student.
+        teacher (ModelInfo | None): The teacher.
+        recorders (list[RecorderInfo]): Recorders of both sides.
+        task (LossInfo | None): The student's own losses, summed.
+        losses (list[LossInfo]): Every loss.
+        teacher_loss (float | None): The teacher's own task loss in eval mode.
+        fresh_loss (float | None): The lowest task loss of three freshly
+            initialised models of the teacher's architecture.
+        errors (list[str]): Why the config cannot train.
+        warnings (list[str]): What is probably not meant.
+    """
+
+    student: ModelInfo | None = None
+    teacher: ModelInfo | None = None
+    recorders: list[RecorderInfo] = field(default_factory=list)
+    task: LossInfo | None = None
+    losses: list[LossInfo] = field(default_factory=list)
+    teacher_loss: float | None = None
+    fresh_loss: float | None = None
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def exit_status(self) -> int:
+        """1 if the config cannot train, else 0."""
+        return int(bool(self.errors))
+
+
+class _CannotGoOn(Exception):
+    """Ends the examination; its text is an error of the findings."""
+
+
+@contextmanager
+def _step(what: str, advice: str = '', locate: bool = False) -> Iterator[None]:
+    """Turns what fails inside into a sentence."""
+    try:
+        yield
+    except _CannotGoOn:
+        raise
+    except Exception as error:
+        # str(KeyError) is its message in quotes.
+        text = (
+            str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        )
+        if ' ' not in text:
+            text = f'{type(error).__name__} {text}'.strip()
+            locate = True
+        if locate:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            file = Path(frame.filename).name
+            text += f' (in {frame.name}, {file}:{frame.lineno})'
+        # Some of mmrazor's messages hold the indentation of its source.
+        text = re.sub(' {2,}', ' ', text)
+        raise _CannotGoOn(f'{what}: {text}{advice}') from error
+
+
+def diagnose(
+    config: str,
+    cfg_options: dict[str, Any] | None = None,
+    depth: int = 2,
+    device: str = 'cpu',
+) -> Findings:
+    """Builds what a config describes and runs one batch through it.
+
+    Args:
+        config (str): Path of the config.
+        cfg_options (dict[str, Any] | None): Changes to the config. Defaults
+            to None.
+        depth (int): Levels of nested modules to list. Defaults to 2.
+        device (str): Where to run. Defaults to 'cpu'.
+
+    Returns:
+        Findings: What was found; it never raises for a mistake in the config.
+    """
+    findings = Findings()
+    try:
+        with _step('The config cannot be read'):
+            cfg = Config.fromfile(config)
+            cfg.merge_from_dict(cfg_options or {})
+        scope = cfg.get('default_scope') or 'mmengine'
+        with DefaultScope.overwrite_default_scope(scope):
+            _examine(findings, cfg, depth, device)
+    except _CannotGoOn as reason:
+        findings.errors.append(str(reason))
+    return findings
+
+
+def _examine(findings: Findings, cfg: Config, depth: int, device: str) -> None:
+    seed = cfg.get('randomness', {}).get('seed') or 0
+    set_random_seed(seed)
+    model = build_algorithm(cfg)
+    examine_mappings(findings, model.distiller)
+    examine_teacher_setup(findings, cfg, model)
+    batch = load_batch(cfg, seed)
+    with _step(f'The batch does not run on device "{device}"'):
+        data = model.to(device).data_preprocessor(batch, True)
+    # The teacher first: a lean teacher is rewritten in its first step.
+    findings.teacher = examine_teacher(findings, model.teacher, data, depth)
+    compare_with_fresh(findings, cfg, data)
+    examine_step(findings, model, data, depth)
+    assert findings.student is not None
+    if findings.student.params > findings.teacher.params:
+        findings.warnings.append(
+            f'The student has more parameters ({findings.student.params:,}) '
+            f'than the teacher ({findings.teacher.params:,}). Are '
+            'model.architecture and model.teacher swapped?'
+        )
+
+
+def build_algorithm(cfg: Config) -> SingleTeacherDistill:
+    """Builds and initialises the model as the runner would."""
+    if 'model' not in cfg:
+        raise _CannotGoOn('The config has no key "model".')
+    model_cfg = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor'):
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    if 'teacher' not in model_cfg or 'distiller' not in model_cfg:
+        raise _CannotGoOn(
+            f'model.type "{model_cfg.get("type")}" is a plain model: it has '
+            'no teacher and no distiller. Put it into '
+            "model=dict(_scope_='kdvit_mm', type='LeanTeacherDistill', "
+            'architecture=dict(...), teacher=dict(...), teacher_ckpt=..., '
+            'distiller=dict(...)).'
+        )
+    with _step('The model cannot be built'):
+        model = MODELS.build(model_cfg)
+    if not (
+        isinstance(model, SingleTeacherDistill)
+        and isinstance(model.distiller, ConfigurableDistiller)
+    ):
+        raise _CannotGoOn(
+            'The doctor knows SingleTeacherDistill and its kin with a '
+            f'ConfigurableDistiller, not {type(model).__name__} with '
+            f'{type(getattr(model, "distiller", None)).__name__}.'
+        )
+    with _step("The model's weights cannot be initialised"):
+        model.init_weights()
+        if cfg.get('load_from'):
+            load_checkpoint(model, cfg.load_from, map_location='cpu')
+    return model
+
+
+def load_batch(cfg: Config, seed: int) -> Any:
+    """Takes the first batch of ``train_dataloader``, without workers."""
+    if not cfg.get('train_dataloader'):
+        raise _CannotGoOn('The config has no key "train_dataloader".')
+    loader_cfg = copy.deepcopy(cfg.train_dataloader)
+    loader_cfg.update(num_workers=0, persistent_workers=False)
+    # torch refuses this one where there are no workers.
+    loader_cfg.pop('prefetch_factor', None)
+    with _step(
+        'train_dataloader gives no batch',
+        '\nCheck data_root, ann_file and data_prefix of '
+        'train_dataloader.dataset.',
+    ):
+        loader = Runner.build_dataloader(loader_cfg, seed=seed)
+        if len(loader.dataset) == 0:
+            raise ValueError('the data set is empty.')
+        return next(iter(loader))
+
+
+def examine_mappings(
+    findings: Findings, distiller: ConfigurableDistiller
+) -> None:
+    """Looks for names that are declared but never used, or misnamed."""
+    mappings = distiller.loss_forward_mappings
+    for name in distiller.distill_losses:
+        if name not in mappings:
+            findings.warnings.append(
+                f'distiller.distill_losses.{name} is never computed: it has '
+                f'no mapping. Add distiller.loss_forward_mappings.{name} or '
+                'drop the loss.'
+            )
+        elif 'loss' not in name:
+            findings.warnings.append(
+                f'distiller.distill_losses.{name} is logged but never '
+                'learned from: mmengine sums only names that contain "loss". '
+                f'Rename it loss_{name}, in loss_forward_mappings too.'
+            )
+    used = {
+        (record.get('from_student'), record.get('recorder'))
+        for mapping in mappings.values()
+        for record in mapping.values()
+    }
+    for side, recorders in _recorders(distiller):
+        for name in recorders:
+            if (side == 'student', name) not in used:
+                findings.warnings.append(
+                    f'distiller.{side}_recorders.{name} is used by no '
+                    'mapping. Use it in distiller.loss_forward_mappings or '
+                    'drop it.'
+                )
+
+
+def _recorders(
+    distiller: ConfigurableDistiller,
+) -> list[tuple[str, dict[str, Any]]]:
+    return [
+        ('student', distiller.student_recorders.recorders),
+        ('teacher', distiller.teacher_recorders.recorders),
+    ]
+
+
+def examine_teacher_setup(
+    findings: Findings, cfg: Config, model: SingleTeacherDistill
+) -> None:
+    """Looks at how the teacher is loaded, frozen and fed."""
+    teacher_cfg = cfg.model.teacher
+    if not (
+        cfg.model.get('teacher_ckpt')
+        or cfg.get('load_from')
+        or (teacher_cfg.get('cfg_path') and teacher_cfg.get('pretrained'))
+        or _loads_checkpoint(model.teacher.init_cfg)
+    ):
+        findings.warnings.append(
+            'The teacher looks untrained: nothing loads its weights. Set '
+            'model.teacher_ckpt to its checkpoint.'
+        )
+    trainable = sum(p.requires_grad for p in model.teacher.parameters())
+    if trainable:
+        findings.warnings.append(
+            f'{trainable} weights of the teacher require gradients, so the '
+            'optimiser changes them. Unless that is meant, set '
+            'model.teacher_trainable=False and do not unfreeze the teacher.'
+        )
+    teacher = _normalisation(model.teacher.data_preprocessor)
+    fed = _normalisation(model.data_preprocessor)
+    # A teacher without a data_preprocessor of its own says nothing.
+    if any(teacher.values()):
+        for key, value in teacher.items():
+            if value != fed[key]:
+                findings.warnings.append(
+                    f'The teacher expects {key}={value}, but both models are '
+                    "fed by the student's data_preprocessor, with "
+                    f'{key}={fed[key]}. Give model.architecture and '
+                    'model.teacher the same data_preprocessor, or take a '
+                    'teacher trained with the one of the student.'
+                )
+
+
+def _normalisation(preprocessor: Any) -> dict[str, Any]:
+    """What a data preprocessor does to pixel values."""
+    normalises = getattr(preprocessor, '_enable_normalize', False)
+    conversion = any(
+        # mmengine and mmdet, mmseg, mmpretrain.
+        getattr(preprocessor, name, False)
+        for name in ('_channel_conversion', 'channel_conversion', 'to_rgb')
+    )
+    return {
+        'mean': _rounded(preprocessor.mean) if normalises else None,
+        'std': _rounded(preprocessor.std) if normalises else None,
+        'bgr_to_rgb': conversion,
+    }
+
+
+def _rounded(values: torch.Tensor) -> list[float]:
+    return [round(value, 3) for value in values.double().flatten().tolist()]
+
+
+@contextmanager
+def watched_modules(
+    model: nn.Module, depth: int
+) -> Iterator[list[ModuleInfo]]:
+    """Notes the output shapes of a model's modules while inside.
+
+    Args:
+        model (nn.Module): The model.
+        depth (int): Levels of nested modules to watch.
+
+    Yields:
+        list[ModuleInfo]: The modules, filled in as they run.
+    """
+    infos, handles = [], []
+
+    def watch(module: nn.Module, info: ModuleInfo) -> None:
+        def note(module: nn.Module, inputs: Any, outputs: Any) -> None:
+            info.calls += 1
+            info.shape = info.shape or describe(outputs)
+
+        handles.append(module.register_forward_hook(note))
+
+    for name, module in model.named_modules():
+        if name and name.count('.') < depth:
+            info = ModuleInfo(name, type(module).__name__, _params(module))
+            infos.append(info)
+            watch(module, info)
+    try:
+        yield infos
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _params(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _describe_model(
+    model: BaseModel, data: dict[str, Any], modules: list[ModuleInfo]
+) -> ModelInfo:
+    return ModelInfo(
+        type=type(model).__name__,
+        params=_params(model),
+        flops=count_flops(model, data),
+        image=tuple(getattr(data['inputs'], 'shape', ())[1:]),
+        modules=[info for info in modules if info.calls or info.params],
+    )
+
+
+def count_flops(model: BaseModel, data: dict[str, Any]) -> float | None:
+    """Counts the multiply-adds of convolutions and matrix products.
+
+    mmdet, mmseg and mmpretrain call these FLOPs. Operators of mmcv, such as
+    deformable convolutions, are not counted.
+
+    Args:
+        model (BaseModel): The model.
+        data (dict[str, Any]): A batch, with inputs of shape (N, C, H, W).
+
+    Returns:
+        float | None: The count for one image, or None if the model has no
+        plain forward.
+    """
+    training = model.training
+    model.eval()
+    one = {key: value[:1] for key, value in data.items()}
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(**one, mode='tensor')
+    except Exception:
+        return None
+    finally:
+        model.train(training)
+    return counter.get_total_flops() / 2
+
+
+def examine_teacher(
+    findings: Findings, teacher: BaseModel, data: dict[str, Any], depth: int
+) -> ModelInfo:
+    """Runs the whole teacher, beyond the last record too."""
+    teacher.eval()
+    # A teacher whose head does not fit the data can still distil features;
+    # where it cannot, the training step says why.
+    with watched_modules(teacher, depth) as modules, suppress(Exception):
+        findings.teacher_loss = _total_loss(teacher, data)
+    return _describe_model(teacher, data, modules)
+
+
+@torch.no_grad()
+def _total_loss(model: BaseModel, data: dict[str, Any]) -> float:
+    return float(model.parse_losses(model(**data, mode='loss'))[0])
+
+
+def compare_with_fresh(
+    findings: Findings, cfg: Config, data: dict[str, Any]
+) -> None:
+    """Compares the teacher's task loss with that of fresh models.
+
+    The teacher runs in eval mode, as it distils. The fresh models run in
+    train mode, as the running statistics of their batch norms mean nothing.
+    An untrained teacher does not get clearly below what they lose.
+    """
+    if findings.teacher_loss is None:
+        return
+    with suppress(Exception):
+        findings.fresh_loss = min(
+            _fresh_loss(cfg, data, seed) for seed in FRESH_SEEDS
+        )
+    if findings.fresh_loss is None:
+        return
+    if not findings.teacher_loss < TRAINED_SHARE * findings.fresh_loss:
+        findings.warnings.append(
+            'The teacher looks untrained: its task loss on the batch is '
+            f'{findings.teacher_loss:.4g}, that of freshly initialised '
+            f'models of its architecture {findings.fresh_loss:.4g}. Check '
+            'that model.teacher_ckpt holds a teacher trained for these '
+            'classes and this data_preprocessor.'
+        )
+
+
+def _fresh_loss(cfg: Config, data: dict[str, Any], seed: int) -> float:
+    teacher_cfg = copy.deepcopy(cfg.model.teacher)
+    if 'pretrained' in teacher_cfg:
+        teacher_cfg.pretrained = None
+    with (
+        isolated_rng(seed),
+        DefaultScope.overwrite_default_scope(cfg.model.get('_scope_')),
+    ):
+        model = RAZOR_MODELS.build(teacher_cfg)
+        for module in model.modules():
+            if _loads_checkpoint(getattr(module, 'init_cfg', None)):
+                module.init_cfg = None
+        model.init_weights()
+        model.to(data['inputs'].device).train()
+        return _total_loss(model, data)
+
+
+def _loads_checkpoint(init_cfg: Any) -> bool:
+    inits = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    return any(init and init.get('type') == 'Pretrained' for init in inits)
+
+
+def examine_step(
+    findings: Findings,
+    model: SingleTeacherDistill,
+    data: dict[str, Any],
+    depth: int,
+) -> None:
+    """Runs a training step up to the gradients and looks at every loss."""
+    model.train()
+    try:
+        with (
+            watched_modules(model.student, depth) as modules,
+            _each_failure(findings, model.distiller),
+            _step('The training step fails', locate=True),
+        ):
+            losses = model(**data, mode='loss')
+    finally:
+        # Shows how far a failing forward came.
+        findings.student = _describe_model(model.student, data, modules)
+    for side, recorders in _recorders(model.distiller):
+        for name, recorder in recorders.items():
+            records = recorder.data_buffer
+            shapes = [describe(record) for record in records]
+            findings.recorders.append(
+                RecorderInfo(side, name, recorder.source, len(records), shapes)
+            )
+    with _step('The losses cannot be summed'):
+        total, _ = model.parse_losses(losses)
+    if not getattr(total, 'requires_grad', False):
+        findings.errors.append(
+            'No loss has a gradient. Is model.calculate_student_loss or '
+            'model.student_trainable off, or is every weight of the student '
+            'frozen?'
+        )
+    with _step('The backward pass fails'):
+        examine_losses(findings, model, losses)
+
+
+@contextmanager
+def _each_failure(
+    findings: Findings, distiller: ConfigurableDistiller
+) -> Iterator[None]:
+    """Notes every distill loss that fails, where training stops at one."""
+    compute = distiller.compute_distill_losses
+    mappings = distiller.loss_forward_mappings
+
+    def compute_all() -> dict[str, torch.Tensor]:
+        try:
+            return compute()
+        except Exception as error:
+            failures = []
+            for name, mapping in mappings.items():
+                distiller.loss_forward_mappings = {name: mapping}
+                failure = explain_failure(distiller, error)
+                if failure is not error:
+                    failures.append(str(failure))
+            distiller.loss_forward_mappings = mappings
+            findings.errors.extend(
+                failures or [f'The distill losses fail: {error}']
+            )
+            return {}
+
+    distiller.compute_distill_losses = compute_all
+    try:
+        yield
+    finally:
+        del distiller.compute_distill_losses
+
+
+def examine_losses(
+    findings: Findings,
+    model: SingleTeacherDistill,
+    losses: dict[str, torch.Tensor | list[torch.Tensor]],
+) -> None:
+    """Measures losses and their gradients at the student.
+
+    Args:
+        findings (Findings): Receives the losses and what is wrong with them.
+        model (SingleTeacherDistill): The algorithm.
+        losses (dict[str, torch.Tensor | list[torch.Tensor]]): What its
+            forward returned.
+    """
+    weights = [p for p in model.student.parameters() if p.requires_grad]
+    scalars = {
+        name: _scalar(loss)
+        for name, loss in losses.items()
+        if 'loss' in name or name.startswith('distill.')
+    }
+    own = [v for name, v in scalars.items() if name.startswith('student.')]
+    if own:
+        task = torch.stack(own).sum()
+        findings.task = LossInfo(
+            'task', task.item(), _grad_norm(task, weights)
+        )
+    for name, scalar in scalars.items():
+        loss = LossInfo(name, scalar.item(), _grad_norm(scalar, weights))
+        key = name.removeprefix('distill.')
+        if key != name and key in model.distiller.distill_losses:
+            module = model.distiller.distill_losses[key]
+            loss.weight = getattr(module, 'loss_weight', None)
+        if findings.task is not None:
+            loss.value_ratio = _ratio(loss.value, findings.task.value)
+            loss.grad_ratio = _ratio(loss.grad_norm, findings.task.grad_norm)
+            if loss.value_ratio is not None and loss.weight:
+                loss.unweighted_ratio = loss.value_ratio / loss.weight
+        findings.losses.append(loss)
+        judge_loss(findings, loss, key if key != name else None)
+
+
+def _scalar(loss: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+    """Reduces a loss as mmengine's ``parse_losses`` does."""
+    if isinstance(loss, torch.Tensor):
+        return loss.mean()
+    return torch.stack([item.mean() for item in loss]).sum()
+
+
+def _grad_norm(loss: torch.Tensor, weights: list[nn.Parameter]) -> float:
+    if not loss.requires_grad:
+        return 0.0
+    for weight in weights:
+        weight.grad = None
+    # Not autograd.grad: activation checkpointing forbids it.
+    loss.backward(retain_graph=True)
+    grads = [weight.grad for weight in weights if weight.grad is not None]
+    norms = [grad.float().norm() for grad in grads]
+    return float(torch.stack(norms).norm()) if norms else 0.0
+
+
+def _ratio(value: float, of: float) -> float | None:
+    return value / of if of else None
+
+
+def judge_loss(findings: Findings, loss: LossInfo, key: str | None) -> None:
+    """Says whether a loss is finite and, for a distill loss, well scaled.
+
+    Args:
+        findings (Findings): Receives the verdicts.
+        loss (LossInfo): The loss.
+        key (str | None): Key in ``distill_losses``; None for a task loss.
+    """
+    where = f'distiller.distill_losses.{key}'
+    if not (math.isfinite(loss.value) and math.isfinite(loss.grad_norm)):
+        advice = (
+            f'Look at the records that {where} gets, its temperature and its '
+            'weight.'
+            if key
+            else "This is the student's own loss: look at the ground truth "
+            'and at data_preprocessor.'
+        )
+        findings.errors.append(
+            f'{loss.name} is not finite: value {loss.value:.4g}, gradient '
+            f'norm {loss.grad_norm:.4g}. {advice}'
+        )
+    elif key is None or loss.weight == 0:
+        return
+    elif loss.grad_norm == 0:
+        findings.warnings.append(
+            f'{loss.name} does nothing: its gradient does not reach the '
+            f'student (value {loss.value:.4g}, gradient norm 0). Its map may '
+            'be 1x1, its record detached, or preds_S mapped to the teacher. '
+            f'Drop {where} or map another record.'
+        )
+    elif loss.value_ratio is not None and loss.grad_ratio is not None:
+        _judge_scale(findings, loss, where)
+
+
+def _judge_scale(findings: Findings, loss: LossInfo, where: str) -> None:
+    assert loss.value_ratio is not None and loss.grad_ratio is not None
+    if loss.grad_ratio >= TOO_LARGE:
+        size, change = 'large', 'Lower'
+    elif loss.grad_ratio <= TOO_SMALL:
+        size, change = 'small', 'Raise'
+    elif abs(loss.value_ratio) >= TOO_LARGE:
+        size, change = 'large', ''
+    else:
+        # A small value with a good gradient is a loss near its minimum.
+        return
+    if not change:
+        advice = (
+            'Its gradient, which is what trains, is in range: leave the '
+            'weight, unless you train in float16.'
+        )
+    else:
+        advice = f'{change} {where}.loss_weight'
+        if loss.weight:
+            advice += (
+                f': at {loss.weight / loss.grad_ratio:.2g} the two gradients '
+                'are equally long'
+            )
+        advice += '.'
+    findings.warnings.append(
+        f'{loss.name} is {size} beside the task loss: its value is '
+        f'{loss.value_ratio:.3g} times the task loss, its gradient norm '
+        f"{loss.grad_ratio:.3g} times the task loss's. {advice}"
+    )

@@ -1,0 +1,191 @@
+"""Decoupled knowledge distillation."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from kdvit_mm.models.losses.level_loss import (
+    check_tau,
+    in_full_precision,
+    tempered,
+)
+from kdvit_mm.models.utils.explain import describe
+from kdvit_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class DKDLoss(nn.Module):
+    r"""Distils the true class and the other classes with a weight each.
+
+    .. math:: L = \frac{\tau^2}{N} \sum_n \big(\alpha\, KL(b_T \| b_S)
+        + \beta\, KL(\hat p_T \| \hat p_S)\big),
+
+    where b is the pair (probability of the true class, of all others) and
+    :math:`\hat p` the softmax over the other classes alone.
+
+    Zhao et al., *Decoupled Knowledge Distillation*, CVPR 2022,
+    arXiv:2203.08679. Official code:
+    https://github.com/megvii-research/mdistiller. It takes the logarithm of
+    summed probabilities and hides the true class by subtracting 1000; here
+    both are exact, so confident or large logits stay finite. The warm-up of
+    the weight is left to a hook.
+
+    For detection, rows are the proposals that both RoI heads classify, of
+    shape (number of RoIs, classes + 1), with their assigned classes as
+    ``gt_labels``; the background is a class like the others.
+
+    Args:
+        alpha (float): Weight of the true class. Defaults to 1.0.
+        beta (float): Weight of the other classes. Defaults to 1.0.
+        tau (float): Temperature, by which logits are divided. Defaults to
+            1.0.
+        loss_weight (float): Weight of the loss. Defaults to 1.0.
+
+    Raises:
+        ValueError: If ``tau`` is not above 0.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        beta: float = 1.0,
+        tau: float = 1.0,
+        loss_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.beta = beta
+        self.tau = check_tau(tau)
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        preds_S: torch.Tensor,
+        preds_T: torch.Tensor,
+        gt_labels: torch.Tensor | None = None,
+        data_samples: Sequence[BaseDataElement] | torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Computes the loss.
+
+        Args:
+            preds_S (torch.Tensor): The student's logits, shape (N, C).
+            preds_T (torch.Tensor): The teacher's logits, shape (N, C).
+            gt_labels (torch.Tensor | None): Class of each row, an integer
+                tensor of shape (N,). Defaults to None.
+            data_samples (Sequence[BaseDataElement] | torch.Tensor | None):
+                Read in its place: the batch's samples with a ``gt_label``
+                each. Defaults to None.
+
+        Returns:
+            torch.Tensor: A scalar in float32, or float64 for float64 logits;
+            0 for no rows.
+
+        Raises:
+            ValueError: If the logits' shapes differ or are not (N, C) with
+                two classes or more; or if the labels are missing, soft,
+                other than N, or outside [0, C).
+        """
+        _check_logits(preds_S, preds_T)
+        student, teacher = in_full_precision(preds_S, preds_T.detach())
+        labels = _labels(
+            gt_labels if data_samples is None else data_samples, student
+        )
+        if not len(student):
+            return student.sum()
+        with torch.autocast(student.device.type, enabled=False):
+            labels = labels[:, None]
+            margin_s, others_s = self._decouple(student, labels)
+            margin_t, others_t = self._decouple(teacher, labels)
+            p_true = margin_t.sigmoid()
+            # KL of two Bernoulli distributions: cross entropy less entropy.
+            tckd = _cross_entropy(margin_s, p_true) - _cross_entropy(
+                margin_t, p_true
+            )
+            nckd = others_t.exp() * (others_t - others_s)
+            # The true class is -inf in both; their difference is NaN.
+            nckd = nckd.scatter(1, labels, 0).sum(1)
+            loss = (self.alpha * tckd.squeeze(1) + self.beta * nckd).mean()
+            return self.loss_weight * self.tau**2 * loss
+
+    def _decouple(
+        self, logits: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log odds of the true class and log-softmax of the others.
+
+        The sigmoid of the first is the probability of the true class, also
+        where one minus it would underflow.
+        """
+        logits = tempered(logits, self.tau)
+        others = logits.scatter(1, labels, -torch.inf)
+        margin = logits.gather(1, labels) - others.logsumexp(1, keepdim=True)
+        return margin, others.log_softmax(1)
+
+
+def _check_logits(student: torch.Tensor, teacher: torch.Tensor) -> None:
+    if not (
+        isinstance(student, torch.Tensor)
+        and isinstance(teacher, torch.Tensor)
+        and student.shape == teacher.shape
+        and student.dim() == 2
+        and student.size(1) >= 2
+    ):
+        raise ValueError(
+            'DKDLoss takes logits of one shape (N, C) with two classes or '
+            f'more, got preds_S {describe(student)} and preds_T '
+            f'{describe(teacher)}. Record the classifiers of both networks, '
+            'such as head.fc, with the same classes and, in detection, on '
+            'the same proposals.'
+        )
+
+
+def _cross_entropy(margin: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    return F.binary_cross_entropy_with_logits(margin, p, reduction='none')
+
+
+def _labels(
+    given: Sequence[BaseDataElement] | torch.Tensor | None,
+    logits: torch.Tensor,
+) -> torch.Tensor:
+    """The class of each row of ``logits``, on its device."""
+    if given is None:
+        raise ValueError(
+            'DKDLoss needs the class of each row. Add data_samples='
+            "dict(from_student=True, recorder='samples', data_idx=1) to its "
+            'loss_forward_mappings, with student_recorders=dict(samples='
+            "dict(type='ModuleInputs', source='')); or gt_labels, for labels "
+            'that are recorded as a tensor.'
+        )
+    if isinstance(given, torch.Tensor):
+        labels = given
+    elif all(
+        'gt_label' in sample and 'gt_score' not in sample for sample in given
+    ):
+        # Without an entry, as with an empty batch, cat would fail.
+        labels = torch.cat(
+            [sample.gt_label for sample in given]
+            or [logits.new_empty(0, dtype=torch.long)]
+        )
+    else:
+        raise ValueError(
+            'DKDLoss: data_samples must have a gt_label and no gt_score. '
+            'Detection: map gt_labels to the classes of the proposals. Soft '
+            'labels: remove Mixup or CutMix, a row needs one class.'
+        )
+    rows, classes = logits.shape
+    if labels.shape != (rows,) or labels.is_floating_point():
+        raise ValueError(
+            f'DKDLoss: labels of shape {describe(labels)} and dtype '
+            f'{labels.dtype} do not fit logits of shape {describe(logits)}. '
+            'It takes one integer class a row, shape (N,).'
+        )
+    if rows and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(
+            f'DKDLoss: labels from {labels.min()} to {labels.max()} are not '
+            f'in [0, {classes}), the classes of logits of shape '
+            f'{describe(logits)}. Logits without a background class cannot '
+            'be distilled with background labels.'
+        )
+    return labels.to(logits.device, torch.long)

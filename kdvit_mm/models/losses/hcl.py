@@ -1,0 +1,54 @@
+"""Hierarchical context loss of ReviewKD."""
+
+import torch
+import torch.nn.functional as F
+
+from kdvit_mm.models.losses.level_loss import LevelLoss
+from kdvit_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class HCLLoss(LevelLoss):
+    r"""Squared error of maps and of their averages over ever larger regions.
+
+    With d the difference of two maps and :math:`A_k` the adaptive average
+    over k × k regions, a level adds the mean of
+
+    .. math:: d^2, A_4(d)^2, A_2(d)^2, A_1(d)^2
+
+    weighted by 1, 1/2, 1/4, 1/8. A k that is not below the height of the map
+    is left out, and its weight goes to the next one. Goes with
+    :class:`ReviewKDConnector` on the student's side.
+
+    Chen et al., *Distilling Knowledge via Knowledge Review*, CVPR 2021,
+    arXiv:2104.09044. Official code:
+    https://github.com/dvlab-research/ReviewKD (``hcl`` in
+    ``Detection/model/kd_trans.py``).
+
+    Args:
+        loss_weight (float): Weight of the loss. The paper's: 1.0 for Faster
+            R-CNN and RetinaNet R101 → R50, 1.2 for R101 → R18, 2.0 for
+            R50 → MobileNetV2. Defaults to 1.0.
+    """
+
+    takes_dims = (4,)
+
+    def __init__(self, loss_weight: float = 1.0) -> None:
+        super().__init__(loss_weight)
+
+    def level_loss(
+        self, student: torch.Tensor, teacher: torch.Tensor
+    ) -> torch.Tensor:
+        """Computes one level from maps of shape (N, C, H, W)."""
+        # Averaging is linear: one pooling of the difference, not two.
+        difference = student - teacher
+        loss = difference.square().mean()
+        weight = total = 1.0
+        for regions in (4, 2, 1):
+            # The official code compares the height alone.
+            if regions < difference.size(2):
+                weight /= 2
+                total += weight
+                pooled = F.adaptive_avg_pool2d(difference, regions)
+                loss = loss + weight * pooled.square().mean()
+        return loss / total

@@ -1,0 +1,55 @@
+"""What every loss on a student's and a teacher's record needs."""
+
+from functools import reduce
+
+import torch
+
+from kdvit_mm.models.utils.explain import connector_line
+
+
+def check_pair(
+    loss: str, preds_S: torch.Tensor, preds_T: torch.Tensor
+) -> None:
+    """Checks that two records have one shape.
+
+    Args:
+        loss (str): Class name of the loss, for the message.
+        preds_S (torch.Tensor): The student's record.
+        preds_T (torch.Tensor): The teacher's record.
+
+    Raises:
+        ValueError: If the shapes differ; names both and the mend.
+    """
+    if preds_S.shape == preds_T.shape:
+        return
+    message = (
+        f'{loss}: preds_S has shape {tuple(preds_S.shape)} and preds_T '
+        f'{tuple(preds_T.shape)}.'
+    )
+    line = connector_line('loss_NAME', preds_S, preds_T)
+    if line:
+        message += f' Add {line}.'
+    if preds_S.shape[2:] != preds_T.shape[2:]:
+        message += (
+            ' The sizes differ: map both to the same level by data_idx in '
+            'loss_forward_mappings.'
+        )
+    raise ValueError(message)
+
+
+def in_full_precision(
+    preds_S: torch.Tensor, preds_T: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both records as float32, or float64 if one is; the teacher's detached.
+
+    Args:
+        preds_S (torch.Tensor): The student's record, any shape.
+        preds_T (torch.Tensor): The teacher's record, any shape.
+
+    Returns:
+        tuple[torch.Tensor, torch.Tensor]: The two, of their own shapes.
+    """
+    dtype = reduce(
+        torch.promote_types, (preds_S.dtype, preds_T.dtype), torch.float32
+    )
+    return preds_S.to(dtype), preds_T.detach().to(dtype)

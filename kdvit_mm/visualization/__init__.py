@@ -1,0 +1,6 @@
+"""What plots and pictures are made of."""
+
+from kdvit_mm.visualization.curves import plot_runs, read_scalars
+from kdvit_mm.visualization.pictures import draw_sample, plot_grid
+
+__all__ = ['draw_sample', 'plot_grid', 'plot_runs', 'read_scalars']

@@ -1,0 +1,56 @@
+"""Reads the outputs and gradients of the methods' official code.
+
+They lie in ``../shared/golden`` beside the checkout and are not part of the
+project; where the folder is absent the tests that read it are skipped.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+FOLDER = Path(__file__).resolve().parents[2] / 'shared' / 'golden'
+
+
+class Case(NamedTuple):
+    """One recorded call of the official code; tensors are float64."""
+
+    settings: dict[str, Any]
+    inputs: dict[str, torch.Tensor]
+    params: dict[str, torch.Tensor]
+    outputs: dict[str, torch.Tensor]
+    grads: dict[str, torch.Tensor]
+    after: dict[str, torch.Tensor]
+
+
+def read_cases(name: str) -> dict[str, Case]:
+    """All cases of ``name``.npz by label such as ``c0``; {} if absent."""
+    path = FOLDER / f'{name}.npz'
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {key: file[key] for key in file.files if key != 'meta'}
+    cases: dict[str, Case] = {}
+    for key, array in arrays.items():
+        label, kind, *rest = key.split('/', 2)
+        case = cases.setdefault(label, Case({}, {}, {}, {}, {}, {}))
+        if kind == 'settings':
+            case.settings.update(json.loads(str(array)))
+        else:
+            part = {'in': 1, 'param': 2, 'out': 3, 'grad': 4, 'after': 5}[kind]
+            case[part][rest[0]] = torch.from_numpy(np.array(array))
+    return cases
+
+
+def parametrize(name: str) -> Any:
+    """Parametrizes a test over the cases of ``name`` as ``case``."""
+    cases = read_cases(name)
+    if cases:
+        return pytest.mark.parametrize(
+            'case', cases.values(), ids=cases.keys()
+        )
+    absent = pytest.mark.skip(reason=f'{name}.npz is not beside the checkout')
+    return pytest.mark.parametrize('case', [pytest.param(None, marks=absent)])

@@ -1,0 +1,163 @@
+"""What every distill loss is tested for."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from mmrazor.registry import MODELS
+
+import kdvit_mm  # noqa: F401
+from tests.golden import Case
+
+Call = Callable[[Any], torch.Tensor]
+
+LAYOUTS = {
+    'contiguous': lambda maps: maps.contiguous(),
+    'channels_last': lambda maps: maps.contiguous(
+        memory_format=torch.channels_last
+    ),
+    'strided': lambda maps: maps.repeat_interleave(2, dim=-1)[..., ::2],
+}
+
+
+def named(tensors: dict[str, torch.Tensor], name: str) -> Any:
+    """The tensor ``name``, or the list of ``name.0``, ``name.1``, …."""
+    if name in tensors:
+        return tensors[name]
+    keys = sorted(key for key in tensors if key.startswith(f'{name}.'))
+    return [tensors[key] for key in keys]
+
+
+def assert_golden(
+    call: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+    case: Case,
+    module: torch.nn.Module | None = None,
+) -> None:
+    """Compares value and gradients, in float64 and in float32.
+
+    ``call`` computes the loss from the case's inputs; gradients named
+    ``param:`` are those of ``module``.
+    """
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
+        inputs = {
+            key: tensor.to(dtype, copy=True).requires_grad_(key in case.grads)
+            if tensor.is_floating_point()
+            else tensor
+            for key, tensor in case.inputs.items()
+        }
+        if module is not None:
+            module.to(dtype)
+            module.zero_grad()
+        loss = call(inputs)
+        assert loss.dtype == dtype
+        loss.backward()
+        pairs = {'loss': (loss.detach(), case.outputs['loss'])}
+        parameters = dict(module.named_parameters()) if module else {}
+        for key, expected in case.grads.items():
+            leaf = (
+                parameters[key.removeprefix('param:')]
+                if key.startswith('param:')
+                else inputs[key]
+            )
+            assert leaf.grad is not None, key
+            pairs[key] = (leaf.grad, expected)
+        # One scale for all: a bias before a batch norm has gradient 0.
+        scale = max(g.abs().max().item() for g in case.grads.values())
+        for key, (actual, expected) in pairs.items():
+            torch.testing.assert_close(
+                actual.double(),
+                expected,
+                rtol=tolerance,
+                atol=0 if key == 'loss' else tolerance * scale,
+                msg=lambda text, key=key: f'{key} in {dtype}: {text}',
+            )
+
+
+HARD = [
+    (dtype, layout, shape)
+    for dtype, layout, shape in itertools.product(
+        (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        LAYOUTS,
+        ((2, 5, 13, 7), (1, 4, 5, 3), (2, 3, 1, 1), (1, 3, 1, 1)),
+    )
+]
+on_hard_maps = pytest.mark.parametrize(('dtype', 'layout', 'shape'), HARD)
+
+
+def hard_pair(
+    dtype: torch.dtype, layout: str, shape: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Student's and teacher's features of a magnitude of 1e4."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    pair = 1e4 * (2 * torch.rand((2, *shape), generator=generator) - 1)
+    student, teacher = (LAYOUTS[layout](maps.to(dtype)) for maps in pair)
+    return student.requires_grad_(), teacher
+
+
+def assert_robust(
+    call: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+) -> None:
+    """Finite, and equal to float64 on the same values, autocast or not."""
+    exact = student.detach().double().contiguous().requires_grad_()
+    expected = call(exact, teacher.double().contiguous())
+    (slope,) = torch.autograd.grad(expected, exact)
+    assert expected.isfinite()
+    assert slope.isfinite().all()
+    full = torch.promote_types(student.dtype, torch.float32)
+    for autocast in (False, True):
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            loss = call(student, teacher.requires_grad_())
+        (gradient,) = torch.autograd.grad(loss, student)
+        assert loss.dtype == full
+        assert gradient.dtype == student.dtype
+        assert gradient.isfinite().all()
+        torch.testing.assert_close(
+            loss.detach().double(), expected.detach(), rtol=1e-4, atol=1e-5
+        )
+        # The gradient itself is rounded to the input's precision.
+        torch.testing.assert_close(
+            gradient.double(),
+            slope,
+            rtol=0,
+            atol=1e-7 + 0.01 * slope.abs().max().item(),
+        )
+
+
+def train_step(
+    student: dict, teacher: dict, distiller: dict, inputs: Any, samples: list
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Builds the algorithm, trains a step; returns it with the losses.
+
+    The recorders hold what the losses were computed from.
+    """
+    torch.manual_seed(0)
+    algorithm = MODELS.build(
+        dict(
+            type='kdvit_mm.LeanTeacherDistill',
+            architecture=student,
+            teacher=teacher,
+            distiller=dict(type='ConfigurableDistiller', **distiller),
+        )
+    )
+    algorithm.init_weights()
+    algorithm.train()
+    data = dict(inputs=inputs, data_samples=samples)
+    data = algorithm.data_preprocessor(data, True)
+    losses = algorithm(**data, mode='loss')
+    distill = {k: v for k, v in losses.items() if k.startswith('distill.')}
+    assert distill
+    sum(distill.values()).backward()
+    gradients = [
+        parameter.grad
+        for parameter in algorithm.architecture.parameters()
+        if parameter.grad is not None
+    ]
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert all(p.grad is None for p in algorithm.teacher.parameters())
+    torch.optim.SGD(algorithm.parameters(), 1e-3).step()
+    return algorithm, distill

@@ -1,0 +1,145 @@
+import pytest
+import torch
+from mmdet.testing import demo_mm_inputs
+
+from kdvit_mm.models.losses.cwd import CWDLoss
+from tests.golden import parametrize
+from tests.loss_checks import (
+    assert_golden,
+    assert_robust,
+    hard_pair,
+    on_hard_maps,
+    train_step,
+)
+from tests.tiny_models import fpn_retinanet
+
+
+@parametrize('cwd')
+def test_equals_official_code(case):
+    loss = CWDLoss(
+        tau=case.settings['temperature'],
+        norm_type=case.settings['norm_type'],
+        divergence=case.settings['divergence'],
+    )
+    assert_golden(lambda x: loss(x['preds_S'], x['preds_T']), case)
+
+
+def slow_cwd(student, teacher, tau):
+    """The paper's formula, one channel of one image at a time."""
+    total = 0
+    for n in range(student.size(0)):
+        for c in range(student.size(1)):
+            p = torch.exp(teacher[n, c] / tau)
+            q = torch.exp(student[n, c] / tau)
+            p, q = p / p.sum(), q / q.sum()
+            total = total + (p * (p.log() - q.log())).sum()
+    return tau**2 * total / (student.size(0) * student.size(1))
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 5, 2), (3, 2, 1, 1), (2, 1, 1, 9)])
+@pytest.mark.parametrize('tau', [1, 0.5, 4.0])
+def test_equals_the_formula(shape, tau):
+    torch.manual_seed(0)
+    student = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(shape, dtype=torch.float64)
+    loss = CWDLoss(tau=tau, loss_weight=3.0)(student, teacher)
+    expected = 3 * slow_cwd(student, teacher, tau)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-14)
+    ours, theirs = (
+        torch.autograd.grad(x, student, retain_graph=True)[0]
+        for x in (loss, expected)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(),
+        dict(tau=4.0),
+        dict(norm_type='spatial'),
+        dict(divergence='mse'),
+    ],
+    ids=str,
+)
+@on_hard_maps
+def test_hard_input(options, dtype, layout, shape):
+    assert_robust(CWDLoss(**options), *hard_pair(dtype, layout, shape))
+
+
+def test_levels_are_summed():
+    torch.manual_seed(0)
+    loss = CWDLoss()
+    levels = [(torch.randn(2, 3, s, s), torch.randn(2, 3, s, s)) for s in (4, 2)]
+    total = loss([s for s, _ in levels], tuple(t for _, t in levels))
+    torch.testing.assert_close(total, loss(*levels[0]) + loss(*levels[1]))
+
+
+def test_resize():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 3, 4, 6), torch.randn(2, 3, 8, 6)
+    larger = torch.nn.functional.interpolate(student, (8, 6), mode='bilinear')
+    loss = CWDLoss(resize=True)(student, teacher)
+    torch.testing.assert_close(loss, CWDLoss()(larger, teacher))
+
+
+def test_errors():
+    loss, maps = CWDLoss(), torch.randn(2, 3, 4, 4)
+    with pytest.raises(ValueError, match='resize=True'):
+        loss(maps, torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match='in_channel=3, out_channel=6'):
+        CWDLoss(resize=True)(maps, torch.randn(2, 6, 8, 8))
+    with pytest.raises(ValueError, match=r'\(2, 3, 4, 4\).*\(1, 3, 4, 4\)'):
+        loss(maps, maps[:1])
+    with pytest.raises(ValueError, match='1 levels and preds_T has 2'):
+        loss([maps], [maps, maps])
+    with pytest.raises(ValueError, match='4-D.*preds_T.*data_idx|4-D'):
+        loss(maps, maps.flatten(1))
+    with pytest.raises(ValueError, match='preds_S holds.*data_idx'):
+        loss([[maps]], [maps])
+    with pytest.raises(ValueError, match='norm_type'):
+        CWDLoss(norm_type='pixel')
+    with pytest.raises(ValueError, match='divergence'):
+        CWDLoss(divergence='l2')
+    with pytest.raises(ValueError, match="divergence='mse'"):
+        CWDLoss(norm_type='channel_mean')
+    with pytest.raises(ValueError, match='tau'):
+        CWDLoss(tau=0)
+
+
+@pytest.mark.parametrize('level', [0, None])
+def test_on_a_detector(level):
+    batch = demo_mm_inputs(2, [[3, 64, 64]] * 2, num_classes=3)
+    fpn = dict(fpn=dict(type='ModuleOutputs', source='neck'))
+    algorithm, losses = train_step(
+        fpn_retinanet(4),
+        fpn_retinanet(8),
+        dict(
+            student_recorders=fpn,
+            teacher_recorders=fpn,
+            distill_losses=dict(
+                loss_cwd=dict(type='CWDLoss', tau=2.0, loss_weight=5.0)
+            ),
+            loss_forward_mappings=dict(
+                loss_cwd=dict(
+                    preds_S=dict(
+                        from_student=True, recorder='fpn', data_idx=level
+                    ),
+                    preds_T=dict(
+                        from_student=False, recorder='fpn', data_idx=level
+                    ),
+                )
+            ),
+        ),
+        batch['inputs'],
+        batch['data_samples'],
+    )
+    levels = range(3) if level is None else [level]
+    expected = 0
+    for i in levels:
+        student, teacher = (
+            algorithm.distiller.get_record('fpn', s, data_idx=i).detach()
+            for s in (True, False)
+        )
+        expected += 5 * slow_cwd(student, teacher, 2.0)
+    torch.testing.assert_close(losses['distill.loss_cwd'].detach(), expected)

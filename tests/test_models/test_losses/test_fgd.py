@@ -1,0 +1,447 @@
+# ruff: noqa: C408  (configs read best as dict())
+import math
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
+from torch import nn
+
+from kdvit_mm.models.losses.fgd import FGDLoss
+from kdvit_mm.models.utils.gt_masks import scale_mask
+from tests.golden import parametrize
+from tests.tiny_pair import distill
+
+WEIGHTS = dict(
+    alpha_fgd=1e-3, beta_fgd=5e-4, gamma_fgd=5e-4, lambda_fgd=5e-6
+)
+
+
+def make_samples(boxes, sizes, padded=None):
+    samples = []
+    for box, size in zip(boxes, sizes, strict=True):
+        meta = dict(img_shape=tuple(size))
+        if padded is not None:
+            meta['batch_input_shape'] = padded
+        sample = DetDataSample(metainfo=meta)
+        sample.gt_instances = InstanceData(bboxes=box)
+        samples.append(sample)
+    return samples
+
+
+def slow_masks(boxes, size, shape):
+    """The masks of one image, box by box."""
+    height, width = shape
+    foreground = torch.zeros(height, width, dtype=torch.float64)
+    for x1, y1, x2, y2 in boxes.tolist():
+        left = math.floor(x1 / size[1] * width)
+        right = math.ceil(x2 / size[1] * width)
+        top = math.floor(y1 / size[0] * height)
+        bottom = math.ceil(y2 / size[0] * height)
+        value = 1 / ((bottom - top + 1) * (right - left + 1))
+        for y in range(max(top, 0), min(bottom + 1, height)):
+            for x in range(max(left, 0), min(right + 1, width)):
+                foreground[y, x] = max(foreground[y, x], value)
+    background = (foreground == 0).double()
+    return foreground, background / max(background.sum(), 1)
+
+
+def slow_parts(loss, student, teacher, boxes, sizes):
+    """fg, bg, mask and rela, image by image."""
+    parts = [0.0, 0.0, 0.0, 0.0]
+    batch, channels, height, width = student.shape
+
+    def attention(feature):
+        cells = feature.abs().mean(0).flatten() / loss.temp
+        across = feature.abs().flatten(1).mean(1) / loss.temp
+        return (
+            height * width * torch.softmax(cells, 0).view(height, width),
+            channels * torch.softmax(across, 0),
+        )
+
+    def relation(feature, conv, add):
+        weight = torch.softmax(conv(feature[None]).flatten(), 0)
+        context = (feature.flatten(1) * weight).sum(1)
+        return feature + add(context.view(1, -1, 1, 1))[0]
+
+    for n in range(batch):
+        masks = slow_masks(boxes[n], sizes[n], (height, width))
+        cells_s, channels_s = attention(student[n])
+        cells_t, channels_t = attention(teacher[n])
+        square = (student[n] - teacher[n]) ** 2
+        for i, mask in enumerate(masks):
+            weight = mask * cells_t * channels_t.view(-1, 1, 1)
+            parts[i] = parts[i] + (weight * square).sum() / batch
+        mask = (cells_s - cells_t).abs().sum()
+        mask = mask + (channels_s - channels_t).abs().sum()
+        parts[2] = parts[2] + mask / batch
+        rela = relation(
+            student[n], loss.conv_mask_s, loss.channel_add_conv_s
+        ) - relation(teacher[n], loss.conv_mask_t, loss.channel_add_conv_t)
+        parts[3] = parts[3] + (rela**2).sum() / batch
+    return parts
+
+
+def randomized(loss):
+    generator = torch.Generator().manual_seed(3)
+    for parameter in loss.parameters():
+        parameter.data.normal_(0, 0.3, generator=generator)
+    return loss
+
+
+def assert_close(actual, expected, tolerance):
+    bound = tolerance * expected.abs().max().item() + tolerance * 1e-6
+    torch.testing.assert_close(
+        actual.double(), expected, rtol=tolerance, atol=bound
+    )
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-5)]
+)
+@parametrize('fgd')
+def test_golden(case, dtype, tolerance):
+    settings = case.settings
+    channels = settings['teacher_channels']
+    weights = {k: v for k, v in settings.items() if k.endswith('_fgd')}
+    loss = FGDLoss(channels, temp=settings['temp'], **weights)
+    align = nn.Identity()
+    if settings['student_channels'] != channels:
+        align = nn.Conv2d(settings['student_channels'], channels, 1)
+    model = nn.ModuleDict(dict(align=align, loss=loss)).to(dtype)
+    names = [
+        name if name.startswith('align.') else f'loss.{name}'
+        for name in case.params
+    ]
+    model.load_state_dict(dict(zip(names, case.params.values(), strict=True)))
+
+    student = case.inputs['preds_S'].to(dtype).requires_grad_()
+    teacher = case.inputs['preds_T'].to(dtype).requires_grad_()
+    boxes = [
+        case.inputs[f'gt_bboxes.{i}'].to(dtype) for i in range(len(student))
+    ]
+    sizes = [size[:2] for size in settings['img_shape']]
+    samples = make_samples(boxes, sizes)
+    value = loss(align(student), teacher, samples)
+    value.backward()
+
+    assert value.dtype == dtype
+    assert_close(value, case.outputs['loss'], tolerance)
+    assert_close(student.grad, case.grads['preds_S'], tolerance)
+    assert teacher.grad is None
+    parameters = dict(model.named_parameters())
+    for key, name in zip(case.params, names, strict=True):
+        assert_close(
+            parameters[name].grad, case.grads[f'param:{key}'], tolerance
+        )
+
+    for i, name in enumerate(['alpha', 'beta', 'gamma', 'lambda']):
+        parts = dict.fromkeys(WEIGHTS, 0.0) | {f'{name}_fgd': 1.0}
+        for key, weight in parts.items():
+            setattr(loss, key, weight)
+        part = case.outputs[['fg', 'bg', 'mask', 'rela'][i]]
+        assert_close(loss(align(student), teacher, samples), part, tolerance)
+    mask = scale_mask(
+        torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True),
+        torch.arange(max(map(len, boxes)))
+        < torch.tensor([[len(box)] for box in boxes]),
+        torch.tensor(sizes),
+        tuple(student.shape[2:]),
+        dtype,
+    )
+    assert_close(mask, case.outputs['mask_fg'], tolerance)
+
+
+def random_boxes(generator, count, size):
+    """Boxes of all sizes, at and beyond borders, points and sub-cells."""
+    height, width = size
+    limit = torch.tensor([width, height], dtype=torch.float64)
+    centre = torch.rand(count, 2, generator=generator).double() * limit
+    extent = 10 ** (torch.rand(count, 2, generator=generator).double() * 4 - 1)
+    boxes = torch.cat((centre - extent / 2, centre + extent / 2), 1)
+    inside = torch.min(boxes.clamp(min=0), limit.repeat(2))
+    kept = torch.arange(count) % 3 == 0
+    boxes = torch.where(kept[:, None], boxes, inside)
+    boxes[::7, 2:] = boxes[::7, :2]
+    boxes[::11] = boxes[::11].round()
+    return boxes
+
+
+@pytest.mark.parametrize('count', [0, 1, 62, 63, 64, 130])
+def test_masks_equal_a_loop(count):
+    generator = torch.Generator().manual_seed(count)
+    sizes = [(480, 640), (403, 591)]
+    for shape in [(13, 21), (30, 40), (5, 1), (1, 1)]:
+        boxes = [
+            random_boxes(generator, count, sizes[0]),
+            random_boxes(generator, count // 2, sizes[1]),
+        ]
+        padded = torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True)
+        counts = torch.tensor([[len(box)] for box in boxes])
+        mask = scale_mask(
+            padded,
+            torch.arange(padded.size(1)) < counts,
+            torch.tensor(sizes),
+            shape,
+            torch.float64,
+        )
+        expected = torch.stack(
+            [
+                slow_masks(box, size, shape)[0]
+                for box, size in zip(boxes, sizes, strict=True)
+            ]
+        )
+        torch.testing.assert_close(mask, expected, rtol=1e-14, atol=0)
+
+
+def test_value_and_gradient_equal_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(120, 90), (110, 128)]
+    boxes = [random_boxes(generator, 9, sizes[0]), torch.zeros(0, 4).double()]
+    loss = randomized(FGDLoss(6, **WEIGHTS, temp=0.7).double())
+    student, teacher = torch.randn(
+        2, 2, 6, 9, 7, generator=generator, dtype=torch.float64
+    )
+    student.requires_grad_()
+    parts = slow_parts(loss, student, teacher, boxes, sizes)
+    expected = sum(
+        w * part for w, part in zip(WEIGHTS.values(), parts, strict=True)
+    )
+    inputs = [student, *loss.parameters()]
+    wanted = torch.autograd.grad(expected, inputs)
+    value = loss(student, teacher, make_samples(boxes, sizes))
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    for got, want in zip(
+        torch.autograd.grad(value, inputs), wanted, strict=True
+    ):
+        torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-14)
+
+
+def test_official_initialisation():
+    torch.manual_seed(0)
+    loss = FGDLoss(256, **WEIGHTS)
+    for conv in (loss.conv_mask_s, loss.conv_mask_t):
+        assert conv.bias.item() == 0
+        assert conv.weight.std().item() == pytest.approx(
+            math.sqrt(2 / 256), rel=0.15
+        )
+    student, teacher = torch.randn(2, 1, 256, 4, 5)
+    for name in ('alpha_fgd', 'beta_fgd', 'gamma_fgd'):
+        setattr(loss, name, 0.0)
+    loss.lambda_fgd = 1.0
+    value = loss(
+        student, teacher, make_samples([torch.zeros(0, 4)], [(32, 40)])
+    )
+    torch.testing.assert_close(
+        value, (student - teacher).square().sum(), rtol=1e-5, atol=0
+    )
+
+
+def test_padding():
+    """Both readings of the size that the map covers."""
+    box = torch.tensor([[0.0, 0.0, 32.0, 32.0]])
+    samples = make_samples([box], [(64, 64)], padded=(64, 128))
+    student, teacher = torch.zeros(1, 2, 8, 16), torch.ones(1, 2, 8, 16)
+    values = []
+    for covers in ('img_shape', 'batch_input_shape'):
+        loss = FGDLoss(2, 1.0, 0.0, 0.0, 0.0, map_covers=covers)
+        values.append(loss(student, teacher, samples).item())
+    # Attentions are 1 everywhere and 1 / area times the area is 1, a channel.
+    assert values == pytest.approx([2.0, 2.0])
+    sizes = torch.tensor([[64, 64]]), torch.tensor([[64, 128]])
+    stretched, right = (
+        scale_mask(box[None], torch.ones(1, 1).bool(), size, (8, 16)) > 0
+        for size in sizes
+    )
+    assert stretched[0].any(0).sum() == 9
+    assert right[0].any(0).sum() == 5
+    student[..., 6:9] = 5.0
+    loss.map_covers = 'img_shape'
+    assert loss(student, teacher, samples) > 3
+    loss.map_covers = 'batch_input_shape'
+    assert loss(student, teacher, samples) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('shape', [(13, 21), (1, 1), (25, 17)])
+def test_half_precision(dtype, autocast, shape):
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(200, 333), (180, 290)]
+    boxes = [random_boxes(generator, 5, sizes[0]).float(), torch.zeros(0, 4)]
+    student, teacher = (
+        (torch.rand(2, 2, 8, *shape, generator=generator) * 2 - 1)
+        .mul(1e4)
+        .to(dtype)
+    )
+    loss = randomized(FGDLoss(8, **WEIGHTS))
+    samples = make_samples(boxes, sizes)
+    values = []
+    for feature, other in [
+        (student, teacher),
+        (student.double(), teacher.double()),
+    ]:
+        feature.requires_grad_()
+        loss.zero_grad()
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            value = loss(feature, other, samples)
+        value.backward()
+        assert feature.grad.isfinite().all()
+        assert all(p.grad.isfinite().all() for p in loss.parameters())
+        values.append(value)
+    assert values[0].dtype == torch.float32
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-4)
+
+
+def test_channels_last():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, 8, 13, 21, generator=generator)
+    boxes = [random_boxes(generator, 4, (104, 168)) for _ in range(2)]
+    samples = make_samples(boxes, [(104, 168)] * 2)
+    loss = randomized(FGDLoss(8, **WEIGHTS))
+    expected = loss(student, teacher, samples)
+    value = loss(
+        student.contiguous(memory_format=torch.channels_last),
+        teacher.contiguous(memory_format=torch.channels_last),
+        samples,
+    )
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_takes_box_objects():
+    box = torch.tensor([[3.0, 4.0, 30.0, 20.0]])
+    student, teacher = torch.randn(2, 1, 4, 5, 6)
+    loss = FGDLoss(4, **WEIGHTS)
+    values = [
+        loss(student, teacher, make_samples([boxes], [(40, 48)]))
+        for boxes in (box, HorizontalBoxes(box))
+    ]
+    assert values[0] == values[1]
+
+
+def test_errors():
+    loss = FGDLoss(4, **WEIGHTS)
+    feature = torch.zeros(1, 4, 5, 6)
+    samples = make_samples([torch.zeros(0, 4)], [(40, 48)])
+    with pytest.raises(
+        ValueError,
+        match=r'\(1, 2, 5, 6\) .*\(1, 4, 5, 6\).*ConvModuleConnector.*'
+        r'in_channel=2, out_channel=4, act_cfg=None',
+    ):
+        loss(feature[:, :2], feature, samples)
+    with pytest.raises(ValueError, match=r'\(1, 4, 5, 5\).*data_idx'):
+        loss(feature[..., :5], feature, samples)
+    with pytest.raises(ValueError, match='Set channels=2'):
+        loss(feature[:, :2], feature[:, :2], samples)
+    for absent in (None, [DetDataSample()]):
+        with pytest.raises(
+            ValueError, match="ModuleInputs', source=''.*data_idx=1"
+        ):
+            loss(feature, feature, absent)
+    with pytest.raises(ValueError, match='2 data_samples for a batch of 1'):
+        loss(feature, feature, samples * 2)
+    with pytest.raises(ValueError, match='batch_input_shape.*img_shape'):
+        FGDLoss(4, **WEIGHTS, map_covers='batch_input_shape')(
+            feature, feature, samples
+        )
+    with pytest.raises(ValueError, match="map_covers is 'pad_shape'"):
+        FGDLoss(4, **WEIGHTS, map_covers='pad_shape')
+
+
+@pytest.mark.parametrize('type', ['LeanTeacherDistill', 'SingleTeacherDistill'])
+def test_from_config(type):
+    losses = {
+        f'loss_fgd_{i}': dict(
+            type='kdvit_mm.FGDLoss', channels=16, temp=0.5, **WEIGHTS
+        )
+        for i in range(5)
+    }
+    connectors = {
+        f'connector_{i}': dict(
+            type='ConvModuleConnector',
+            in_channel=8,
+            out_channel=16,
+            act_cfg=None,
+        )
+        for i in range(5)
+    }
+    model, values = distill(losses, connectors, type=type)
+    distiller = model.distiller
+    for i in range(5):
+        record = dict(recorder='fpn', data_idx=i)
+        student = distiller.get_record(
+            from_student=True, connector=f'connector_{i}', **record
+        )
+        teacher = distiller.get_record(from_student=False, **record)
+        samples = distiller.get_record('data_samples', True, data_idx=1)
+        loss = distiller.distill_losses[f'loss_fgd_{i}']
+        parts = slow_parts(
+            loss,
+            student,
+            teacher,
+            [sample.gt_instances.bboxes for sample in samples],
+            [sample.img_shape for sample in samples],
+        )
+        expected = sum(
+            w * part for w, part in zip(WEIGHTS.values(), parts, strict=True)
+        )
+        value = values[f'distill.loss_fgd_{i}'].item()
+        assert value == pytest.approx(expected.item(), rel=1e-4)
+    sum(v for k, v in values.items() if 'distill' in k).backward()
+    gradient = model.architecture.backbone.conv1.weight.grad
+    assert gradient.isfinite().all() and gradient.abs().sum() > 0
+    # Both context blocks learn, the teacher itself does not.
+    assert loss.channel_add_conv_t[-1].weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.teacher.parameters())
+
+
+def test_from_config_without_boxes():
+    losses = dict(loss_fgd_0=dict(type='kdvit_mm.FGDLoss', channels=16, **WEIGHTS))
+    with pytest.raises(
+        ValueError, match='loss_fgd_0.*FGDLoss needs the ground-truth boxes'
+    ):
+        distill(losses, {}, with_boxes=False, channels=(16, 16))
+
+
+def test_masks_are_faster_than_a_loop():
+    """At 100 boxes an image; the ratio is above 20 on an idle core."""
+    generator = torch.Generator().manual_seed(0)
+    boxes = torch.stack(
+        [random_boxes(generator, 100, (800, 1344)) for _ in range(2)]
+    ).float()
+    sizes = torch.tensor([[800, 1344]] * 2)
+    is_box = torch.ones(2, 100).bool()
+    shapes = [(100, 168), (50, 84), (25, 42), (13, 21), (7, 11)]
+
+    def loop():
+        for height, width in shapes:
+            mask = torch.zeros(2, height, width)
+            for n in range(2):
+                scale = torch.tensor([width / 1344, height / 800]).repeat(2)
+                scaled = boxes[n] * scale
+                start = scaled[:, :2].floor().int()
+                stop = scaled[:, 2:].ceil().int() + 1
+                value = 1 / (stop - start).prod(1)
+                start = start.clamp(min=0)
+                for (x1, y1), (x2, y2), v in zip(
+                    start, stop, value, strict=True
+                ):
+                    part = mask[n, y1:y2, x1:x2]
+                    mask[n, y1:y2, x1:x2] = torch.maximum(part, v)
+
+    def expression():
+        for shape in shapes:
+            scale_mask(boxes, is_box, sizes, shape)
+
+    def best(function):
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best(loop) > 8 * best(expression)

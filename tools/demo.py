@@ -1,0 +1,278 @@
+"""Distils a small model and shows what came of it.
+
+Trains a teacher, the student alone and the student distilled, with one seed
+and one schedule, evaluates all three, exports the student and leaves a table,
+curves and pictures in ``work_dirs/demo``. Run again, it goes on where it was
+interrupted.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.runner import Runner
+from prettytable import PrettyTable, TableStyle
+
+from kdvit_mm.analysis.doctor import count_flops
+from kdvit_mm.datasets import DigitSceneParams, make_digit_scenes
+from kdvit_mm.visualization import draw_sample, plot_grid, plot_runs
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / 'configs' / 'demo'
+DIGITS = 'data/digit_scenes'
+
+
+class Recipe(NamedTuple):
+    """Configs of a demo, and the metrics to show by their logged keys."""
+
+    teacher: str
+    student: str
+    distilled: str
+    metrics: dict[str, str]
+
+
+MAP = {'mAP': 'coco/bbox_mAP', 'mAP50': 'coco/bbox_mAP_50'}
+RECIPES = {
+    ('det', 'digits'): Recipe(
+        'gfl_r18-w0.5_fpn_12e_digits-224',
+        'gfl_r18-w0.125_fpn_12e_digits-224',
+        'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_12e_digits-224',
+        MAP,
+    ),
+    ('det', 'bccd'): Recipe(
+        'gfl_r18-w0.5_fpn_36e_bccd-320',
+        'gfl_r18-w0.125_fpn_36e_bccd-320',
+        'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_36e_bccd-320',
+        MAP,
+    ),
+    ('seg', 'digits'): Recipe(
+        'pspnet_r18-w0.5-d8_1k_digits-128',
+        'fcn_r18-w0.125-d8_1k_digits-128',
+        'cwd_logits_pspnet_r18-w0.5_fcn_r18-w0.125_1k_digits-128',
+        {'mIoU': 'mIoU', 'aAcc': 'aAcc'},
+    ),
+    ('cls', 'digits'): Recipe(
+        'resnet18-w0.5_12e_digits-32',
+        'resnet18-w0.0625_12e_digits-32',
+        'kd_logits_resnet18-w0.5_resnet18-w0.0625_12e_digits-32',
+        {'top-1': 'accuracy/top1'},
+    ),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--task', choices=['det', 'seg', 'cls'], default='det')
+    parser.add_argument('--data', choices=['digits', 'bccd'], default='digits')
+    parser.add_argument('--data-root', help='folder of the data set')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--out', default='work_dirs/demo')
+    args = parser.parse_args()
+    if (args.task, args.data) not in RECIPES:
+        parser.error(f'there is no {args.task} demo on {args.data}')
+    return args
+
+
+def prepare_data(data: str, root: str | None) -> None:
+    """Makes the embedded data set, or checks that the other one is there."""
+    if data == 'digits':
+        make_digit_scenes(root or DIGITS, DigitSceneParams(), workers=2)
+    elif not Path(root or f'data/{data}', 'annotations').is_dir():
+        sys.exit(
+            f'{data} is not in {root or f"data/{data}"}: put its folders '
+            'annotations/ (COCO json) and images/ there, or name the folder '
+            'with DATA_ROOT=... (make) or --data-root.'
+        )
+
+
+def data_options(config: str, root: str | None) -> dict[str, str]:
+    """Config options that point a config at another data folder."""
+    if root is None:
+        return {}
+    cfg = Config.fromfile(config)
+    old, new = cfg.data_root, str(Path(root)) + '/'
+    options = {
+        f'{part}_dataloader.dataset.data_root': new
+        for part in ('train', 'val', 'test')
+    }
+    for part in ('val', 'test'):
+        annotations = cfg[f'{part}_evaluator'].get('ann_file')
+        if annotations:
+            options[f'{part}_evaluator.ann_file'] = annotations.replace(
+                old, new
+            )
+    return options
+
+
+def train(config: Path, work_dir: Path, options: dict[str, Any]) -> Path:
+    """Trains a config with ``tools/train.py``, or goes on training it.
+
+    Args:
+        config (Path): The config.
+        work_dir (Path): Its work directory.
+        options (dict[str, Any]): Config options.
+
+    Returns:
+        Path: The last checkpoint.
+    """
+    print(f'\n== {work_dir.name}: {config.stem}', flush=True)
+    command = [
+        sys.executable, str(ROOT / 'tools' / 'train.py'), str(config),
+        '--work-dir', str(work_dir), '--resume',
+        '--cfg-options', *(f'{k}={v}' for k, v in options.items()),
+    ]  # fmt: skip
+    output: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            output.append(line)
+            _, shown, progress = line.partition('INFO - ')
+            if shown and progress.startswith(('Epoch(', 'Iter(')):
+                print(progress.rstrip(), flush=True)
+    if process.returncode:
+        sys.exit(
+            f'{"".join(output[-15:])}\nTraining stopped; the lines above say '
+            f'why. The same command goes on from {work_dir}.'
+        )
+    return Path((work_dir / 'last_checkpoint').read_text().strip())
+
+
+def evaluate(
+    config: Path, checkpoint: Path, work_dir: Path, options: dict[str, Any]
+) -> tuple[Runner, dict[str, float]]:
+    """Evaluates a plain checkpoint on a plain config."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(options)
+    cfg.update(load_from=str(checkpoint), work_dir=str(work_dir))
+    cfg.experiment_name = f'{work_dir.name}_{time.time_ns()}'
+    cfg.log_level = 'ERROR'
+    runner = Runner.from_cfg(cfg)
+    return runner, runner.test()
+
+
+def time_predictions(runners: dict[str, Runner]) -> dict[str, float]:
+    """Median seconds of a prediction for one image, models in turn."""
+    times: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(20):
+        for name, runner in runners.items():
+            batch = pseudo_collate([runner.test_dataloader.dataset[0]])
+            start = time.perf_counter()
+            runner.model.test_step(batch)
+            times[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in times.items()}
+
+
+def make_table(
+    runners: dict[str, Runner],
+    results: dict[str, dict[str, float]],
+    metrics: dict[str, str],
+) -> PrettyTable:
+    """Table of metrics, parameters, FLOPs and CPU latency."""
+    latency = time_predictions(runners)
+    table = PrettyTable()
+    table.field_names = [
+        'model', *metrics, 'parameters (M)', 'FLOPs (G)', 'CPU latency (ms)'
+    ]  # fmt: skip
+    table.align = 'r'
+    for name, runner in runners.items():
+        model = runner.model
+        batch = pseudo_collate([runner.test_dataloader.dataset[0]])
+        flops = count_flops(model, model.data_preprocessor(batch, False))
+        table.add_row([
+            name,
+            *(f'{results[name][key]:.3f}' for key in metrics.values()),
+            f'{sum(p.numel() for p in model.parameters()) / 1e6:.3f}',
+            '-' if flops is None else f'{flops / 1e9:.3f}',
+            f'{latency[name] * 1e3:.1f}',
+        ])  # fmt: skip
+    return table
+
+
+def draw_predictions(runners: dict[str, Runner], file: Path) -> None:
+    """Ground truth and all models' predictions on four images."""
+    rows = []
+    dataset = next(iter(runners.values())).test_dataloader.dataset
+    for index in range(0, len(dataset), max(1, len(dataset) // 4))[:4]:
+        row = []
+        for runner in runners.values():
+            visualizer = runner.visualizer
+            visualizer.dataset_meta = dataset.metainfo
+            batch = pseudo_collate([dataset[index]])
+            sample = runner.model.test_step(batch)[0].to('cpu')
+            if not row:
+                row.append(draw_sample(visualizer, sample, truth=True))
+            row.append(draw_sample(visualizer, sample, truth=False))
+        rows.append(row)
+    plot_grid(rows, ['ground truth', *runners], file)
+
+
+def main() -> None:
+    """Runs the demo from data to pictures."""
+    args = parse_args()
+    start = time.time()
+    recipe = RECIPES[args.task, args.data]
+    out = Path(args.out, f'{args.task}_{args.data}_seed{args.seed}')
+    prepare_data(args.data, args.data_root)
+
+    config = {
+        'teacher': CONFIGS / f'{recipe.teacher}.py',
+        'student': CONFIGS / f'{recipe.student}.py',
+        'distilled': CONFIGS / f'{recipe.distilled}.py',
+    }
+    options: dict[str, Any] = data_options(config['teacher'], args.data_root)
+    options['randomness.seed'] = args.seed
+    teacher = train(config['teacher'], out / 'teacher', options)
+    student = train(config['student'], out / 'student', options)
+    distilled = train(
+        config['distilled'],
+        out / 'distilled',
+        options | {'model.teacher_ckpt': teacher},
+    )
+    exported = out / 'student_distilled.pth'
+    subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / 'tools/model_converters/export_student.py'),
+            str(distilled), str(exported), '--config', str(config['student']),
+        ],
+        check=True,
+    )  # fmt: skip
+
+    print('\n== evaluation', flush=True)
+    runners, results = {}, {}
+    for name, plain, checkpoint in (
+        ('teacher', config['teacher'], teacher),
+        ('student', config['student'], student),
+        ('distilled', config['student'], exported),
+    ):
+        runners[name], results[name] = evaluate(
+            plain, checkpoint, out / 'evaluation' / name, options
+        )
+    table = make_table(runners, results, recipe.metrics)
+    print(table)
+    table.set_style(TableStyle.MARKDOWN)
+    (out / 'table.md').write_text(f'{table}\n')
+    draw_predictions(runners, out / 'predictions.png')
+    plot_runs(
+        {name: out / name for name in config},
+        next(iter(recipe.metrics.values())),
+        out / 'curves.png',
+    )
+    print(
+        f'{(time.time() - start) / 60:.1f} minutes. In {out}: table.md, '
+        'curves.png, predictions.png and the exported student '
+        f'{exported.name}, an ordinary checkpoint for {config["student"]}.'
+    )
+
+
+if __name__ == '__main__':
+    main()
