@@ -1,3 +1,4 @@
+# ruff: noqa: C408  (configs read best as dict())
 """A small GFL student and teacher, distilled as a config says."""
 
 from collections.abc import Sequence

@@ -138,12 +138,14 @@ class LeanTeacherDistill(SingleTeacherDistill):
             )
         # Built first, as the student alone would be, from the same stream.
         if isinstance(architecture, dict):
-            architecture = MODELS.build(architecture)
+            architecture = MODELS.build(_in_own_scope(architecture))
+        if isinstance(teacher, dict):
+            teacher = _in_own_scope(teacher)
         seed = torch.initial_seed()
         with isolated_rng(seed):
             super().__init__(
                 architecture=architecture,
-                distiller=distiller,
+                distiller=dict(distiller, _scope_='kdvit_mm'),
                 teacher=teacher,
                 student_trainable=student_trainable,
                 calculate_student_loss=calculate_student_loss,
@@ -357,6 +359,17 @@ class LeanTeacherDistill(SingleTeacherDistill):
         for key, value in teacher.items():
             state_dict.setdefault(key, value)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _in_own_scope(model: dict) -> dict:
+    """Builds ``mmdet.GFL`` in the scope mmdet, with the defaults it has there.
+
+    A GFL head names its box coder without a scope, for example.
+    """
+    scope, _, name = str(model.get('type', '')).rpartition('.')
+    if not scope or '_scope_' in model:
+        return model
+    return type(model)(model, _scope_=scope, type=name)
 
 
 def _leave_out_teacher(

@@ -1,7 +1,9 @@
 """The adapter of DeFeat."""
 
 import torch
-from mmrazor.models.architectures.connectors import BaseConnector
+from mmrazor.models.architectures.connectors.base_connector import (
+    BaseConnector,
+)
 from torch import nn
 
 from kdvit_mm.registry import MODELS

@@ -47,22 +47,20 @@ class ABF(nn.Module):
         fuse: bool,
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Sequential(
-            nn.Conv2d(in_channels, mid_channels, 1, bias=False),
-            _BatchNorm(mid_channels),
+        reduce = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
+        expand = nn.Conv2d(
+            mid_channels, out_channels, 3, padding=1, bias=False
         )
-        self.conv2 = nn.Sequential(
-            nn.Conv2d(mid_channels, out_channels, 3, padding=1, bias=False),
-            _BatchNorm(out_channels),
-        )
+        self.conv1 = nn.Sequential(reduce, _BatchNorm(mid_channels))
+        self.conv2 = nn.Sequential(expand, _BatchNorm(out_channels))
         # In a Sequential, as in the official state dict.
         self.att_conv = (
             nn.Sequential(nn.Conv2d(2 * mid_channels, 2, 1), nn.Sigmoid())
             if fuse
             else None
         )
-        for block in (self.conv1, self.conv2):
-            nn.init.kaiming_uniform_(block[0].weight, a=1)
+        for conv in (reduce, expand):
+            nn.init.kaiming_uniform_(conv.weight, a=1)
 
     def forward(
         self,
@@ -86,8 +84,8 @@ class ABF(nn.Module):
         # Not under autocast: the student's maps may be too large for a
         # convolution in float16. All that follows is normalised.
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.conv1[0].weight
-            x = self.conv1(x.to(torch.promote_types(x.dtype, weight.dtype)))
+            dtype = next(self.parameters()).dtype
+            x = self.conv1(x.to(torch.promote_types(x.dtype, dtype)))
         if self.att_conv is not None and deeper is not None:
             deeper = F.interpolate(deeper, x.shape[-2:], mode='nearest')
             attention = self.att_conv(torch.cat((x, deeper), dim=1))

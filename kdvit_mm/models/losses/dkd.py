@@ -7,12 +7,9 @@ import torch.nn.functional as F
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from kdvit_mm.models.losses.level_loss import (
-    check_tau,
-    in_full_precision,
-    tempered,
-)
+from kdvit_mm.models.losses.level_loss import check_tau, tempered
 from kdvit_mm.models.utils.explain import describe
+from kdvit_mm.models.utils.feature_pairs import in_full_precision
 from kdvit_mm.registry import MODELS
 
 
@@ -89,7 +86,7 @@ class DKDLoss(nn.Module):
                 other than N, or outside [0, C).
         """
         _check_logits(preds_S, preds_T)
-        student, teacher = in_full_precision(preds_S, preds_T.detach())
+        student, teacher = in_full_precision(preds_S, preds_T)
         labels = _labels(
             gt_labels if data_samples is None else data_samples, student
         )
@@ -99,11 +96,7 @@ class DKDLoss(nn.Module):
             labels = labels[:, None]
             margin_s, others_s = self._decouple(student, labels)
             margin_t, others_t = self._decouple(teacher, labels)
-            p_true = margin_t.sigmoid()
-            # KL of two Bernoulli distributions: cross entropy less entropy.
-            tckd = _cross_entropy(margin_s, p_true) - _cross_entropy(
-                margin_t, p_true
-            )
+            tckd = _binary_kl(margin_t, margin_s)
             nckd = others_t.exp() * (others_t - others_s)
             # The true class is -inf in both; their difference is NaN.
             nckd = nckd.scatter(1, labels, 0).sum(1)
@@ -141,8 +134,13 @@ def _check_logits(student: torch.Tensor, teacher: torch.Tensor) -> None:
         )
 
 
-def _cross_entropy(margin: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    return F.binary_cross_entropy_with_logits(margin, p, reduction='none')
+def _binary_kl(margin_t: torch.Tensor, margin_s: torch.Tensor) -> torch.Tensor:
+    """KL divergence of two Bernoulli distributions given by log odds."""
+    return sum(
+        (sign * margin_t).sigmoid()
+        * (F.logsigmoid(sign * margin_t) - F.logsigmoid(sign * margin_s))
+        for sign in (1, -1)
+    )
 
 
 def _labels(

@@ -10,7 +10,7 @@ from torch import nn
 from kdvit_mm.models.utils.feature_pairs import check_pair, in_full_precision
 from kdvit_mm.models.utils.gt_masks import (
     ground_truth_boxes,
-    image_sizes,
+    image_extents,
     scale_mask,
 )
 from kdvit_mm.registry import MODELS
@@ -128,11 +128,11 @@ class FGDLoss(nn.Module):
             )
         boxes, is_box = ground_truth_boxes('FGDLoss', data_samples, batch)
         assert data_samples is not None
-        sizes = image_sizes('FGDLoss', data_samples, self.map_covers)
+        extents = image_extents('FGDLoss', data_samples, self.map_covers)
         with torch.autocast(preds_S.device.type, enabled=False):
             student, teacher = in_full_precision(preds_S, preds_T)
             foreground = scale_mask(
-                boxes, is_box, sizes, (height, width), student.dtype
+                boxes, is_box, extents, (height, width), student.dtype
             ).to(student.device)
             background = (foreground == 0).to(foreground)
             background /= background.sum((1, 2), keepdim=True).clamp(min=1)

@@ -1,6 +1,7 @@
 """FreeKD: distillation of frequency bands under learned prompts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -85,9 +86,7 @@ def dice_overlap(masks: torch.Tensor) -> torch.Tensor:
     common = flat @ flat.transpose(1, 2)
     area = common.diagonal(dim1=1, dim2=2) + 1e-12
     dice = 2 * common / (area[:, :, None] + area[:, None, :])
-    others = 1 - torch.eye(
-        flat.size(1), dtype=dice.dtype, device=dice.device
-    )
+    others = 1 - torch.eye(flat.size(1), dtype=dice.dtype, device=dice.device)
     pairs = flat.size(0) * flat.size(1) * (flat.size(1) - 1)
     return (dice * others).sum() / max(pairs, 1)
 
@@ -200,7 +199,7 @@ class FreeKDLoss(nn.Module):
         self,
         student: torch.Tensor,
         teacher: torch.Tensor,
-        prompt: nn.Module,
+        prompt: Any,
     ) -> torch.Tensor:
         bands = haar_dwt(teacher, LEVELS)[1]
         errors = haar_dwt(student - teacher, LEVELS)[1]
@@ -237,7 +236,7 @@ def as_maps(
         ValueError: If numbers or channels do not fit.
     """
     maps = [preds] if isinstance(preds, torch.Tensor) else preds
-    channels = [prompt.mask_token.size(2) for prompt in prompts]
+    channels = [token.size(2) for token in prompts.parameters()]
     if len(maps) != len(channels) or (
         check_channels and [x.size(1) for x in maps] != channels
     ):

@@ -9,7 +9,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from kdvit_mm.models.utils.explain import describe
-from kdvit_mm.models.utils.gt_masks import ground_truth_boxes, image_sizes
+from kdvit_mm.models.utils.gt_masks import ground_truth_boxes, image_extents
 from kdvit_mm.registry import MODELS
 
 HeadOutputs = Sequence[Sequence[torch.Tensor]]
@@ -87,7 +87,9 @@ class LDLoss(nn.Module):
         # Here, for losses must be importable where mmdet is not installed.
         from mmdet.registry import TASK_UTILS
 
-        self.anchors = TASK_UTILS.build({'_scope_': 'mmdet'} | anchor_generator)
+        self.anchors = TASK_UTILS.build(
+            {'_scope_': 'mmdet'} | anchor_generator
+        )
         self.assigner = TASK_UTILS.build({'_scope_': 'mmdet'} | assigner)
         if set(self.anchors.num_base_priors) != {1}:
             raise ValueError(
@@ -133,7 +135,7 @@ class LDLoss(nn.Module):
                 truth; names the key to mend.
         """
         self._check_heads(preds_S, preds_T)
-        sizes = [tuple(x.shape[-2:]) for x in preds_S[0]]
+        sizes = [(x.size(2), x.size(3)) for x in preds_S[0]]
         device = preds_S[0][0].device
         with torch.autocast(device.type, enabled=False):
             positive, valuable = self.regions(
@@ -141,7 +143,7 @@ class LDLoss(nn.Module):
             )
             areas = [height * width for height, width in sizes]
             losses = [
-                sum(self.level_terms(*level).values())
+                torch.stack([*self.level_terms(*level).values()]).sum()
                 for level in zip(
                     *preds_S,
                     *preds_T,
@@ -240,19 +242,19 @@ class LDLoss(nn.Module):
         areas = [len(level) for level in levels]
         # What GFLHead calls valid: the places that an image's padding to the
         # divisor covers, not those which only the batch's padding does.
-        padded = image_sizes('LDLoss', data_samples, 'pad_shape').to(device)
+        extents = image_extents('LDLoss', data_samples, 'pad_shape')
         place = torch.cat(
             [
                 torch.cartesian_prod(
-                    torch.arange(height) * stride[1],
-                    torch.arange(width) * stride[0],
-                )
+                    torch.arange(height, device=device) * stride[1],
+                    torch.arange(width, device=device) * stride[0],
+                ).flip(1)
                 for (height, width), stride in zip(
                     sizes, self.anchors.strides, strict=True
                 )
             ]
-        ).to(device)
-        inside = (place < padded[:, None]).all(2)
+        )
+        inside = (place < extents.to(device)[:, None, :2]).all(2)
 
         positive = torch.zeros_like(inside)
         # mmdet's assigners take one image.
@@ -297,8 +299,7 @@ class LDLoss(nn.Module):
 
         Returns:
             torch.Tensor: IoU of anchor and box where the anchor is in the
-            region, 0 elsewhere, with shape (N, A); float32 as in the official
-            code.
+            region, 0 elsewhere, with shape (N, A).
         """
         iou, closeness = _overlaps(anchors, boxes, self.true_diou)
         inside_of_box = inside[image]
@@ -326,11 +327,9 @@ class LDLoss(nn.Module):
         weights.scatter_reduce_(
             0, image[:, None].expand_as(iou), iou * region, 'amax'
         )
-        return weights.float()
+        return weights
 
-    def _check_heads(
-        self, preds_S: HeadOutputs, preds_T: HeadOutputs
-    ) -> None:
+    def _check_heads(self, preds_S: HeadOutputs, preds_T: HeadOutputs) -> None:
         channels = 4 * (self.reg_max + 1)
         for key, preds in (('preds_S', preds_S), ('preds_T', preds_T)):
             if not (

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from kdvit_mm.models.utils.explain import connector_line, describe
+from kdvit_mm.models.utils.feature_pairs import in_full_precision
 
 
 class LevelLoss(nn.Module):
@@ -66,7 +67,7 @@ class LevelLoss(nn.Module):
             self._check_levels(name, levels)
         with torch.autocast(students[0].device.type, enabled=False):
             losses = [
-                self._one_level(student, teacher.detach())
+                self._one_level(student, teacher)
                 for student, teacher in zip(students, teachers, strict=True)
             ]
             return self.loss_weight * torch.stack(losses).sum()
@@ -123,15 +124,6 @@ class LevelLoss(nn.Module):
         if not student.numel():
             return student.sum()
         return self.level_loss(student, teacher)
-
-
-def in_full_precision(
-    student: torch.Tensor, teacher: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both in one dtype of at least float32; no copy where they are."""
-    dtype = torch.promote_types(student.dtype, teacher.dtype)
-    dtype = torch.promote_types(dtype, torch.float32)
-    return student.to(dtype), teacher.to(dtype)
 
 
 def tempered(logits: torch.Tensor, tau: float) -> torch.Tensor:

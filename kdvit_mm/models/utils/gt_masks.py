@@ -1,13 +1,15 @@
 """Masks of ground-truth boxes on feature maps, without a loop over boxes."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-# An int64 has 63 bits beside its sign.
-_WORD = 63
+# Sets of so many bits are exact in a double.
+_WORD = 52
 
 
 def ground_truth_boxes(
@@ -55,10 +57,10 @@ def ground_truth_boxes(
     return padded, index < counts[:, None]
 
 
-def image_sizes(
+def image_extents(
     loss: str, data_samples: Sequence[Any], key: str
 ) -> torch.Tensor:
-    """Heights and widths of a batch's images.
+    """Sizes of a batch's images, to divide boxes by.
 
     Args:
         loss (str): Class name of the loss, for the message.
@@ -66,7 +68,7 @@ def image_sizes(
         key (str): The metainfo to read, such as ``'img_shape'``.
 
     Returns:
-        torch.Tensor: Of shape (N, 2), height and width in pixels.
+        torch.Tensor: Width, height, width, height in pixels, of shape (N, 4).
 
     Raises:
         ValueError: If a sample lacks the key.
@@ -78,33 +80,14 @@ def image_sizes(
                 "add it to meta_keys of the pipeline's PackDetInputs. "
                 f'They have: {", ".join(sample.metainfo)}.'
             )
-    return torch.tensor(
-        [sample.metainfo[key][:2] for sample in data_samples],
-        dtype=torch.float64,
-    )
-
-
-def covered(
-    start: torch.Tensor, stop: torch.Tensor, size: int
-) -> torch.Tensor:
-    """Which of ``size`` cells lie in intervals.
-
-    Args:
-        start (torch.Tensor): First cells, of shape (N, B).
-        stop (torch.Tensor): Cells after the last, of shape (N, B).
-        size (int): Number of cells.
-
-    Returns:
-        torch.Tensor: Booleans of shape (N, B, size).
-    """
-    cells = torch.arange(size, device=start.device)
-    return (start[..., None] <= cells) & (cells < stop[..., None])
+    shapes = [sample.metainfo[key] for sample in data_samples]
+    return torch.tensor([(shape[1], shape[0]) * 2 for shape in shapes])
 
 
 def scale_mask(
     boxes: torch.Tensor,
     is_box: torch.Tensor,
-    sizes: torch.Tensor,
+    extents: torch.Tensor,
     shape: tuple[int, int],
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
@@ -117,8 +100,8 @@ def scale_mask(
     Args:
         boxes (torch.Tensor): Of shape (N, B, 4), x1, y1, x2, y2 in pixels.
         is_box (torch.Tensor): Of shape (N, B), False for padding.
-        sizes (torch.Tensor): Of shape (N, 2), height and width in pixels that
-            the map covers.
+        extents (torch.Tensor): Width, height, width, height in pixels of what
+            the map covers, of shape (N, 4).
         shape (tuple[int, int]): Height and width of the map, H and W.
         dtype (torch.dtype): Of the mask. Defaults to torch.float32.
 
@@ -126,52 +109,35 @@ def scale_mask(
         torch.Tensor: Of shape (N, H, W), 0 where there is no box.
     """
     height, width = shape
-    cells = torch.tensor((width, height) * 2).to(boxes)
-    scaled = boxes / sizes.to(boxes).flip(1).repeat(1, 2)[:, None] * cells
-    edges = torch.cat((scaled[..., :2].floor(), scaled[..., 2:].ceil() + 1), 2)
-    extents = (edges[..., 2:] - edges[..., :2]).clamp(min=1)
-    area = extents.prod(2).masked_fill(~is_box, torch.inf)
-    # Padding comes last, and a cell's first box is its smallest.
-    area, order = area.sort(dim=1)
+    batch, count, _ = boxes.shape
+    scaled = boxes / extents.to(boxes)[:, None]
+    scaled = scaled * boxes.new_tensor((width, height) * 2)
+    start = scaled[..., :2].floor()
+    stop = scaled[..., 2:].ceil() + 1
+    area = (stop - start).clamp(min=1).prod(2)
+    stop = stop.masked_fill(~is_box[..., None], 0)
+
+    # The boxes over a row, or a column, are a set of bits, a smaller box
+    # having a higher bit. The sets of a row and a column intersect in the
+    # set of their cell: B / 52 words instead of B values.
+    area, order = area.sort(1, descending=True)
     order = order[..., None].expand(-1, -1, 4)
-    left, top, right, bottom = edges.gather(1, order).unbind(2)
-    rows = covered(top, bottom, height) & area.isfinite()[..., None]
-    first = _first_common(rows, covered(left, right, width))
-    value = torch.nn.functional.pad(area.to(dtype).reciprocal(), (0, 1))
-    return value.gather(1, first.flatten(1)).view(first.shape)
+    edges = torch.cat((start, stop), 2).gather(1, order)
+    words = count // _WORD + 1
+    padding = words * _WORD - count
+    edges = F.pad(edges, (0, 0, 0, padding)).view(batch, words, _WORD, 2, 2, 1)
+    cells = torch.arange(max(shape), device=boxes.device)
+    member = (edges[..., 0, :, :] <= cells) & (cells < edges[..., 1, :, :])
+    bits = 1 << torch.arange(_WORD, device=boxes.device)
+    columns, rows = (member * bits[:, None, None]).sum(2).unbind(2)
+    common = rows[..., :height, None] & columns[..., None, :width]
 
-
-def _first_common(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Index of the first of B boxes over each cell, B where there is none.
-
-    The boxes over a row, or a column, are a set of bits; those over a cell
-    are the intersection of its row's and its column's. This needs B / 63
-    words a cell instead of B values.
-
-    Args:
-        rows (torch.Tensor): Booleans of shape (N, B, H).
-        columns (torch.Tensor): Booleans of shape (N, B, W).
-
-    Returns:
-        torch.Tensor: Integers of shape (N, H, W).
-    """
-    boxes = rows.size(1)
-    words = boxes // _WORD + 1
-    bits = 1 << torch.arange(_WORD, device=rows.device)
-
-    def pack(member: torch.Tensor) -> torch.Tensor:
-        member = torch.nn.functional.pad(
-            member, (0, 0, 0, words * _WORD - boxes)
-        )
-        member = member.unflatten(1, (words, _WORD))
-        return (member * bits[:, None]).sum(2)
-
-    common = pack(rows)[..., :, None] & pack(columns)[..., None, :]
-    # The lowest bit, 2**k, has the exponent k + 1 and 0 has the exponent 0.
-    exponent = (common & -common).float().frexp().exponent
-    offset = _WORD * torch.arange(words, device=rows.device) - 1
-    first = exponent + offset[:, None, None]
-    return first.masked_fill(exponent == 0, boxes).amin(1)
+    # A double's exponent is its highest bit, from 1023; 0 has the exponent 0.
+    highest = (common.double().view(torch.int64) >> 52) - 1022
+    value = F.pad(area.to(dtype).reciprocal(), (0, padding))
+    value = F.pad(value.view(batch, words, _WORD), (1, 0))
+    value = value.gather(2, highest.clamp(min=0).flatten(2))
+    return reduce(torch.maximum, value.unbind(1)).view(batch, height, width)
 
 
 def level_mask(
@@ -213,8 +179,15 @@ def level_mask(
     is_point = (left == right) | (top == bottom)
     right = torch.where(is_point, left + 1, right)
     bottom = torch.where(is_point, top + 1, bottom)
-    rows = covered(top, bottom, height)
-    rows &= (is_box & (own == level))[..., None]
-    columns = covered(left, right, width)
-    count = rows.float().transpose(1, 2) @ columns.float()
-    return (count > 0).to(boxes.dtype)
+    bottom = bottom.where(is_box & (own == level), 0)
+    rows = _between(top, bottom, height).float()
+    columns = _between(left, right, width).float()
+    return (rows.mT @ columns > 0).to(boxes.dtype)
+
+
+def _between(
+    start: torch.Tensor, stop: torch.Tensor, size: int
+) -> torch.Tensor:
+    """True from ``start`` to before ``stop``, (N, B) to (N, B, size)."""
+    cells = torch.arange(size, device=start.device)
+    return (start[..., None] <= cells) & (cells < stop[..., None])

@@ -20,15 +20,15 @@ def load_teacher_checkpoint(teacher: nn.Module, path: str) -> None:
         path (str): File or URL of the checkpoint.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file or URL cannot be read.
         ValueError: If keys are missing, unexpected or of another shape.
     """
     try:
         checkpoint = _load_checkpoint(path, map_location='cpu')
-    except FileNotFoundError as error:
+    except OSError as error:
         raise FileNotFoundError(
-            f'teacher_ckpt "{path}" does not exist. Set model.teacher_ckpt '
-            "to the teacher's checkpoint, a file or a URL."
+            f'teacher_ckpt "{path}" cannot be read: {error}. Set '
+            "model.teacher_ckpt to the teacher's checkpoint, a file or a URL."
         ) from error
     state = checkpoint.get('state_dict', checkpoint)
     metadata = getattr(state, '_metadata', None)

@@ -1,0 +1,16 @@
+from pathlib import Path
+
+import pytest
+
+from kdvit_mm.datasets import DigitSceneParams, make_digit_scenes
+
+
+@pytest.fixture(scope='session')
+def digits(tmp_path_factory) -> Path:
+    """A very small data set of digit scenes of 64 px."""
+    root = tmp_path_factory.mktemp('data') / 'digits'
+    params = DigitSceneParams(
+        size=64, train=16, val=4, cls_train=4, cls_val=2, seed=0
+    )
+    make_digit_scenes(root, params)
+    return root
