@@ -47,6 +47,7 @@ class BuildPy(build_py):
     """Adds ``.mim`` and the start-up file to what is built."""
 
     def run(self):
+        """Builds, then copies or links."""
         super().run()
         if getattr(self, 'editable_mode', False):
             link_mim()
@@ -79,6 +80,7 @@ class Develop(develop):
     """Does the same for ``setup.py develop`` of setuptools before 80."""
 
     def run(self):
+        """Links before, writes the start-up file after."""
         link_mim()
         super().run()
         if getattr(self, 'install_dir', None):

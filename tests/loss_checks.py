@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def assert_golden(
                 expected,
                 rtol=tolerance,
                 atol=0 if key == 'loss' else atol,
-                msg=lambda text, key=key: f'{key} in {dtype}: {text}',
+                msg=partial('{} in {}: {}'.format, key, dtype),
             )
 
 

@@ -249,9 +249,7 @@ def distiller(
     )
 
 
-def algorithm(
-    kind: str = 'LeanTeacherDistill', **changes: Any
-) -> ConfigDict:
+def algorithm(kind: str = 'LeanTeacherDistill', **changes: Any) -> ConfigDict:
     """A GFL pair with CWD on the FPN; ``changes`` are config keys."""
     config = dict(
         _scope_='kdvit_mm',

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
@@ -46,9 +47,9 @@ RECIPES = {
         MAP,
     ),
     ('det', 'bccd'): Recipe(
-        'gfl_r18-w0.5_fpn_36e_bccd-320',
-        'gfl_r18-w0.125_fpn_36e_bccd-320',
-        'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_36e_bccd-320',
+        'gfl_r18-w0.5_fpn_24e_bccd-320',
+        'gfl_r18-w0.125_fpn_24e_bccd-320',
+        'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_24e_bccd-320',
         MAP,
     ),
     ('seg', 'digits'): Recipe(
@@ -92,7 +93,7 @@ def prepare_data(data: str, root: str | None) -> None:
         )
 
 
-def data_options(config: str, root: str | None) -> dict[str, str]:
+def data_options(config: Path, root: str | None) -> dict[str, str]:
     """Config options that point a config at another data folder."""
     if root is None:
         return {}
@@ -202,7 +203,7 @@ def draw_predictions(runners: dict[str, Runner], file: Path) -> None:
     rows = []
     dataset = next(iter(runners.values())).test_dataloader.dataset
     for index in range(0, len(dataset), max(1, len(dataset) // 4))[:4]:
-        row = []
+        row: list[np.ndarray] = []
         for runner in runners.values():
             visualizer = runner.visualizer
             visualizer.dataset_meta = dataset.metainfo

@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 
 def read_scalars(work_dir: str | Path) -> list[dict[str, float]]:

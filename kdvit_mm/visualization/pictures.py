@@ -6,11 +6,11 @@ from typing import Any
 import matplotlib
 
 matplotlib.use('Agg')
-import matplotlib.pyplot as plt  # noqa: E402
-import mmcv  # noqa: E402
-import numpy as np  # noqa: E402
-from mmengine.structures import BaseDataElement  # noqa: E402
-from mmengine.visualization import Visualizer  # noqa: E402
+import matplotlib.pyplot as plt
+import mmcv
+import numpy as np
+from mmengine.structures import BaseDataElement
+from mmengine.visualization import Visualizer
 
 
 def draw_sample(

@@ -92,7 +92,7 @@ def test_quantisation_refuses_with_the_reason():
     from mmrazor.models.quantizers import TorchNativeQuantizer
     from mmrazor.structures.quantization import BackendConfigs
 
-    with pytest.raises(RuntimeError, match='torch.ao removed in 2.0'):
+    with pytest.raises(RuntimeError, match=r'torch\.ao removed in 2\.0'):
         TorchNativeQuantizer(tracer={}, global_qconfig={})
     with pytest.raises(RuntimeError, match='quantisation cannot work'):
         _ = BackendConfigs['native'].configs
@@ -207,7 +207,7 @@ def test_resume_takes_the_newest_intact_checkpoint(tmp_path):
 def test_truncated_checkpoint_says_what_to_do(tmp_path):
     (file,) = save_checkpoints(tmp_path, 'epoch_1.pth')
     truncate(file)
-    with pytest.raises(RuntimeError, match='truncated or empty. Take an'):
+    with pytest.raises(RuntimeError, match=r'truncated or empty\. Take'):
         CheckpointLoader.load_checkpoint(str(file), 'cpu')
 
 

@@ -32,9 +32,7 @@ def read_config(name: str, data: Path, work_dir: Path, steps: int) -> Config:
         cfg[f'{part}_dataloader'].num_workers = 0
     for part in ('val', 'test'):
         if 'ann_file' in cfg[f'{part}_evaluator']:
-            cfg[f'{part}_evaluator'].ann_file = (
-                f'{data}/annotations/val.json'
-            )
+            cfg[f'{part}_evaluator'].ann_file = f'{data}/annotations/val.json'
     by_epoch = 'Epoch' in cfg.train_cfg.type
     cfg.train_cfg.update(
         {'max_epochs' if by_epoch else 'max_iters': steps, 'val_interval': 1}
@@ -65,9 +63,7 @@ def assert_same(first: dict, second: dict) -> None:
 @pytest.mark.parametrize('task', ['det', 'seg', 'cls'])
 def test_weight_zero_trains_the_student_as_if_alone(task, digits, tmp_path):
     steps = 3 if task == 'seg' else 2
-    alone = train(
-        read_config(PLAIN[task], digits, tmp_path / 'alone', steps)
-    )
+    alone = train(read_config(PLAIN[task], digits, tmp_path / 'alone', steps))
     cfg = read_config(DISTILLED[task], digits, tmp_path / 'zero', steps)
     for loss in cfg.model.distiller.distill_losses.values():
         loss.loss_weight = 0.0
@@ -153,7 +149,9 @@ def test_checkpoint_holds_no_teacher(digits, tmp_path):
 def test_optimizer_leaves_the_teacher_alone(digits, tmp_path):
     cfg = read_config(DISTILLED['cls'], digits, tmp_path / 'frozen', 1)
     runner = Runner.from_cfg(cfg)
-    before = {k: v.clone() for k, v in runner.model.teacher.state_dict().items()}
+    before = {
+        k: v.clone() for k, v in runner.model.teacher.state_dict().items()
+    }
     # The weights stay those just read.
     runner.model.init_weights = lambda: None
     runner.train()
@@ -162,6 +160,5 @@ def test_optimizer_leaves_the_teacher_alone(digits, tmp_path):
 
 def test_missing_data_names_the_command(tmp_path):
     cfg = read_config(PLAIN['det'], tmp_path / 'none', tmp_path / 'w', 1)
-    with pytest.raises(FileNotFoundError, match='digit_scenes.py'):
+    with pytest.raises(FileNotFoundError, match=r'digit_scenes\.py'):
         train(cfg)
-

@@ -70,13 +70,13 @@ def _patch_wrap_model(runner_class: Any) -> None:
     ) -> Any:
         if self.distributed and model_wrapper_cfg is None:
             # What Runner.wrap_model does by default, less the device.
-            model_wrapper_cfg = dict(
-                type='MMDistributedDataParallel',
-                broadcast_buffers=False,
-                find_unused_parameters=self.cfg.get(
+            model_wrapper_cfg = {
+                'type': 'MMDistributedDataParallel',
+                'broadcast_buffers': False,
+                'find_unused_parameters': self.cfg.get(
                     'find_unused_parameters', False
                 ),
-            )
+            }
         if model_wrapper_cfg is not None:
             model_wrapper_cfg = dict(model_wrapper_cfg, device_ids=None)
         return wrap_model(self, model_wrapper_cfg, model)

@@ -101,7 +101,8 @@ def _patch_hook(module: Any) -> None:
 
 @contextmanager
 def _removing_afterwards(backend: Any) -> Iterator[None]:
-    remove, outdated = backend.remove, []
+    remove = backend.remove
+    outdated: list[str] = []
     backend.remove = outdated.append
     try:
         yield

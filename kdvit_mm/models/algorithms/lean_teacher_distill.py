@@ -238,9 +238,16 @@ class LeanTeacherDistill(SingleTeacherDistill):
         images, *rest = batch
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        self._record(images, *rest)
+        if self.autocast_dtype:
+            dtype = getattr(torch, self.autocast_dtype)
+            with torch.autocast(images.device.type, dtype):
+                self._record(images, *rest)
+        else:
+            self._record(images, *rest)
         if self.channels_last or self.inference_mode or self.autocast_dtype:
-            for recorder in self.distiller.teacher_recorders.recorders.values():
+            for (
+                recorder
+            ) in self.distiller.teacher_recorders.recorders.values():
                 if not isinstance(recorder, ParameterRecorder):
                     records = recorder.data_buffer
                     recorder._data_buffer = _map_tensors(records, self._settle)
@@ -248,11 +255,6 @@ class LeanTeacherDistill(SingleTeacherDistill):
     def _record(self, *batch: Any) -> None:
         self.distiller.set_deliveries_override(False)
         with ExitStack() as stack:
-            if self.autocast_dtype:
-                dtype = getattr(torch, self.autocast_dtype)
-                stack.enter_context(
-                    torch.autocast(batch[0].device.type, dtype)
-                )
             stack.enter_context(
                 torch.inference_mode()
                 if self.inference_mode
@@ -276,7 +278,9 @@ class LeanTeacherDistill(SingleTeacherDistill):
                     len(recorders[name].data_buffer) >= count
                     for name, count in wanted.items()
                 )
-                and all(len(d.data_queue) == d.max_keep_data for d in deliveries)
+                and all(
+                    len(d.data_queue) == d.max_keep_data for d in deliveries
+                )
             ):
                 raise _LastRecordIn
 
@@ -323,10 +327,12 @@ class LeanTeacherDistill(SingleTeacherDistill):
             if isinstance(recorder, ModuleOutputsRecorder)
         ]
         if self.fold_batch_norm:
-            self._record(*batch)
-            before = self._teacher_tensors()
-            fold_batch_norm(self.teacher, recorded)
-            self._record(*batch)
+            # In full precision, or rounding would hide or feign a difference.
+            with torch.autocast(batch[0].device.type, enabled=False):
+                self._record(*batch)
+                before = self._teacher_tensors()
+                fold_batch_norm(self.teacher, recorded)
+                self._record(*batch)
             _check_folding(before, self._teacher_tensors())
         if self.channels_last:
             self.teacher.to(memory_format=torch.channels_last)

@@ -78,8 +78,8 @@ class MGDGenerator(BaseConnector):
                 f'student_channels={feature.size(1)}.'
             )
         # A half-precision record outside autocast.
-        weight = self.generation[0].weight
-        feature = feature.to(torch.promote_types(feature.dtype, weight.dtype))
+        dtype = next(self.generation.parameters()).dtype
+        feature = feature.to(torch.promote_types(feature.dtype, dtype))
         feature = self.align(feature)
         return self.generation(feature * self._draw_mask(feature))
 

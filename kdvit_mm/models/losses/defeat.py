@@ -208,7 +208,7 @@ class DeFeatRoILoss(nn.Module):
                 reduction='none',
                 log_target=True,
             ).sum(1)
-            background = preds_S.size(1) - 1
+            background: int | torch.Tensor = preds_S.size(1) - 1
             if self.background == 'largest_label' and len(labels):
                 background = labels.max()
             is_background = labels == background

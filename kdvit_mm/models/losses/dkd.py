@@ -136,11 +136,12 @@ def _check_logits(student: torch.Tensor, teacher: torch.Tensor) -> None:
 
 def _binary_kl(margin_t: torch.Tensor, margin_s: torch.Tensor) -> torch.Tensor:
     """KL divergence of two Bernoulli distributions given by log odds."""
-    return sum(
+    true, others = (
         (sign * margin_t).sigmoid()
         * (F.logsigmoid(sign * margin_t) - F.logsigmoid(sign * margin_s))
         for sign in (1, -1)
     )
+    return true + others
 
 
 def _labels(

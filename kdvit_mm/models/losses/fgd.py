@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.model import constant_init, kaiming_init
 from torch import nn
+from torch.func import functional_call
 
 from kdvit_mm.models.utils.feature_pairs import check_pair, in_full_precision
 from kdvit_mm.models.utils.gt_masks import (
@@ -149,7 +149,7 @@ class FGDLoss(nn.Module):
             weight = torch.stack((weight, torch.ones_like(weight)), 2)
             focal, square = (difference.square() @ weight).unbind(2)
 
-            # Σ (F + a)² = Σ F² + 2a Σ F + HW a², a being equal on all cells.
+            # Σ (D + a)² = Σ D² + 2a Σ D + HW a², a being equal on all cells.
             offset = _context(
                 student, self.conv_mask_s, self.channel_add_conv_s
             ) - _context(teacher, self.conv_mask_t, self.channel_add_conv_t)
@@ -186,28 +186,15 @@ def _bottleneck(channels: int) -> nn.Sequential:
 
 
 def _context(
-    feature: torch.Tensor, conv_mask: nn.Module, bottleneck: nn.Sequential
+    feature: torch.Tensor, conv_mask: nn.Module, bottleneck: nn.Module
 ) -> torch.Tensor:
-    """What a global context block adds to each channel, of shape (N, C).
+    """What a global context block adds to each channel, of shape (N, C)."""
+    mask = _apply(conv_mask, feature).flatten(2).softmax(2)
+    context = feature.flatten(2) @ mask.mT
+    return _apply(bottleneck, context[..., None]).flatten(1)
 
-    The 1×1 convolutions are computed as products, in the feature's dtype
-    whatever the parameters'.
-    """
 
-    def parameters(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-        return module.weight.to(feature).flatten(1), module.bias.to(feature)
-
-    feature = feature.flatten(2)
-    weight, bias = parameters(conv_mask)
-    mask = (weight @ feature + bias).softmax(2)
-    context = (feature @ mask.mT).flatten(1)
-    first, norm, relu, last = bottleneck
-    hidden = F.linear(context, *parameters(first))
-    hidden = F.layer_norm(
-        hidden,
-        hidden.shape[1:],
-        norm.weight.to(feature).flatten(),
-        norm.bias.to(feature).flatten(),
-        norm.eps,
-    )
-    return F.linear(relu(hidden), *parameters(last))
+def _apply(module: nn.Module, feature: torch.Tensor) -> torch.Tensor:
+    """Applies a module in the feature's dtype, whatever the parameters'."""
+    parameters = {k: p.to(feature) for k, p in module.named_parameters()}
+    return functional_call(module, parameters, (feature,))

@@ -4,13 +4,13 @@ from functools import reduce
 
 import torch
 
-from kdvit_mm.models.utils.explain import connector_line
+from kdvit_mm.models.utils.explain import connector_line, describe
 
 
 def check_pair(
     loss: str, preds_S: torch.Tensor, preds_T: torch.Tensor
 ) -> None:
-    """Checks that two records have one shape.
+    """Checks that two records are tensors of one shape.
 
     Args:
         loss (str): Class name of the loss, for the message.
@@ -18,14 +18,21 @@ def check_pair(
         preds_T (torch.Tensor): The teacher's record.
 
     Raises:
-        ValueError: If the shapes differ; names both and the mend.
+        ValueError: If one is not a tensor or the shapes differ; names both
+            and the mend.
     """
+    message = (
+        f'{loss}: preds_S has shape {describe(preds_S)} and preds_T '
+        f'{describe(preds_T)}.'
+    )
+    for name, record in (('preds_S', preds_S), ('preds_T', preds_T)):
+        if not isinstance(record, torch.Tensor):
+            raise ValueError(
+                f'{message} Set data_idx of {name} in loss_forward_mappings '
+                'to the one level that the loss takes.'
+            )
     if preds_S.shape == preds_T.shape:
         return
-    message = (
-        f'{loss}: preds_S has shape {tuple(preds_S.shape)} and preds_T '
-        f'{tuple(preds_T.shape)}.'
-    )
     line = connector_line('loss_NAME', preds_S, preds_T)
     if line:
         message += f' Add {line}.'

@@ -87,7 +87,9 @@ def inherit_weights(
     ours, theirs = student.state_dict(), teacher.state_dict()
     if modules is True:
         names = [name for name, _ in student.named_children()]
-        modules = [n for n in names if n not in ('backbone', 'data_preprocessor')]
+        modules = [
+            n for n in names if n not in ('backbone', 'data_preprocessor')
+        ]
     for name in modules or ():
         own = {k for k in ours if k.startswith(f'{name}.')}
         given = {k for k in theirs if k.startswith(f'{name}.')}

@@ -264,9 +264,7 @@ def test_deliveries_hand_over_the_teachers_targets():
     method = 'mmdet.models.dense_heads.gfl_head.GFLHead.get_targets'
     config = tiny.distiller()
     config['distill_deliveries'] = dict(
-        targets=dict(
-            type='MethodOutputs', method_path=method, max_keep_data=1
-        )
+        targets=dict(type='MethodOutputs', method_path=method, max_keep_data=1)
     )
     theirs, ours = pair(distiller=config)
     expected, found = losses(theirs), losses(ours)
@@ -381,7 +379,7 @@ def test_teacher_checkpoint_is_loaded(tmp_path):
 
 def test_wrong_teacher_checkpoints_stop_the_run(tmp_path):
     path = str(tmp_path / 'teacher.pth')
-    with pytest.raises(FileNotFoundError, match='Set model.teacher_ckpt'):
+    with pytest.raises(FileNotFoundError, match=r'Set model\.teacher_ckpt'):
         build(teacher_ckpt=path)
     save_teacher(path, extra=torch.zeros(1))
     with pytest.raises(ValueError, match='0 missing, 1 unexpected'):
@@ -394,7 +392,7 @@ def test_wrong_teacher_checkpoints_stop_the_run(tmp_path):
     with pytest.raises(ValueError, match=message):
         build(teacher_ckpt=path)
     save_teacher(path, MODELS.build(tiny.gfl(8)))
-    with pytest.raises(ValueError, match='does not fit model.teacher'):
+    with pytest.raises(ValueError, match=r'does not fit model\.teacher'):
         build(teacher_ckpt=path)
     torch.save({'state_dict': build().state_dict()}, path)
     with pytest.raises(ValueError, match='export_student'):

@@ -1,4 +1,3 @@
-# ruff: noqa: C408  (configs read best as dict())
 import pytest
 import torch
 

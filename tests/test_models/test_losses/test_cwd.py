@@ -96,7 +96,7 @@ def test_errors():
         loss([maps], [maps, maps])
     with pytest.raises(ValueError, match='4-D tensors, but preds_T'):
         loss(maps, maps.flatten(1))
-    with pytest.raises(ValueError, match='preds_S holds.*data_idx'):
+    with pytest.raises(ValueError, match=r'preds_S holds.*data_idx'):
         loss([[maps]], [maps])
     with pytest.raises(ValueError, match='norm_type'):
         CWDLoss(norm_type='pixel')

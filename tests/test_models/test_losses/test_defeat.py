@@ -1,4 +1,3 @@
-# ruff: noqa: C408  (configs read best as dict())
 import math
 
 import pytest
@@ -6,17 +5,23 @@ import torch
 import torch.nn.functional as F
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+from torch import nn
 
 from kdvit_mm.models.connectors.defeat import DeFeatAdapter
 from kdvit_mm.models.losses.defeat import DeFeatLoss, DeFeatRoILoss
 from kdvit_mm.models.utils.gt_masks import level_mask
 from tests.golden import parametrize, read_cases
-from tests.tiny_pair import distill
+from tests.loss_checks import (
+    assert_golden,
+    assert_robust,
+    hard_pair,
+    named,
+    on_hard_maps,
+    train_step,
+)
+from tests.tiny import detection_batch, gfl
 
 STRIDES = (4, 8, 16, 32, 64)
-PRECISIONS = pytest.mark.parametrize(
-    ('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-5)]
-)
 
 
 def make_samples(boxes):
@@ -67,75 +72,74 @@ def slow_parts(student, teacher, masks):
     )
 
 
-def assert_close(actual, expected, tolerance):
-    torch.testing.assert_close(
-        actual.double(),
-        expected,
-        rtol=tolerance,
-        atol=tolerance * expected.abs().max().item(),
-    )
-
-
-@PRECISIONS
 @parametrize('defeat')
-def test_golden(case, dtype, tolerance):
+def test_golden(case):
     part = case.settings['label'].split('/')[0]
-    {'mask': golden_mask, 'neck': golden_neck, 'head': golden_head}[part](
-        case, dtype, tolerance
-    )
+    {'mask': golden_mask, 'neck': golden_neck, 'head': golden_head}[part](case)
 
 
-def golden_mask(case, dtype, tolerance):
-    boxes = [case.inputs[f'gt_bboxes.{i}'].to(dtype) for i in range(2)]
-    masks = make_masks(boxes, case.settings['strides'], case.settings['sizes'])
-    for i, mask in enumerate(masks):
-        assert torch.equal(mask.double(), case.outputs[f'mask.{i}'].double())
+def golden_mask(case):
+    boxes = named(case.inputs, 'gt_bboxes')
+    for dtype in (torch.float64, torch.float32):
+        masks = make_masks(
+            [box.to(dtype) for box in boxes],
+            case.settings['strides'],
+            case.settings['sizes'],
+        )
+        for mask, expected in zip(
+            masks, named(case.outputs, 'mask'), strict=True
+        ):
+            assert torch.equal(mask.double(), expected.double())
 
 
-def golden_neck(case, dtype, tolerance):
+def golden_neck(case):
     fg_weight = case.settings['hint_neck_w']
-    bg_weight = case.settings.get('hint_neck_back_w', 0)
-    if 'decouple' not in case.settings['type']:
-        bg_weight = 0
-    total, leaves = 0, []
-    for i in range(5):
-        student = case.inputs[f'student.{i}'].to(dtype, copy=True)
-        teacher = case.inputs[f'teacher.{i}'].to(dtype)
-        leaves.append((f'student.{i}', student.requires_grad_()))
-        adapter = DeFeatAdapter(student.size(1), teacher.size(1)).to(dtype)
-        adapter.load_state_dict(
-            {
-                f'conv.{name}': case.params[f'{i}.0.{name}']
-                for name in ('weight', 'bias')
-            }
+    bg_weight = 0
+    if 'neck-decouple' in case.settings['type']:
+        bg_weight = case.settings['hint_neck_back_w']
+    # Named as the official adapters, '0.0.weight' and so on.
+    adapters = nn.ModuleList(
+        nn.ModuleList([DeFeatAdapter(student.size(1), teacher.size(1)).conv])
+        for student, teacher in zip(
+            named(case.inputs, 'student'),
+            named(case.inputs, 'teacher'),
+            strict=True,
         )
-        for name, parameter in adapter.conv.named_parameters():
-            leaves.append((f'param:{i}.0.{name}', parameter))
-        loss = DeFeatLoss(fg_weight, bg_weight, STRIDES[i], i, 5)
-        total = total + loss.decoupled_distance(
-            adapter(student), teacher, case.inputs[f'mask.{i}']
+    )
+    adapters.double().load_state_dict(case.params)
+
+    def call(inputs):
+        return sum(
+            DeFeatLoss(
+                fg_weight, bg_weight, STRIDES[level], level, len(adapters)
+            ).decoupled_distance(adapters[level][0](student), teacher, mask)
+            for level, (student, teacher, mask) in enumerate(
+                zip(
+                    named(inputs, 'student'),
+                    named(inputs, 'teacher'),
+                    named(inputs, 'mask'),
+                    strict=True,
+                )
+            )
         )
-    total.backward()
-    assert_close(total, case.outputs['loss'], tolerance)
-    for name, leaf in leaves:
-        assert_close(leaf.grad, case.grads[name], tolerance)
+
+    assert_golden(call, case, adapters)
 
 
-def golden_head(case, dtype, tolerance):
-    student = case.inputs['cls_s'].to(dtype, copy=True).requires_grad_()
-    teacher, labels = case.inputs['cls_t'].to(dtype), case.inputs['labels']
-    temperature = case.settings['T']
+def golden_head(case):
+    arguments = ('cls_s', 'cls_t', 'labels')
     for background in ('largest_label', 'last_logit'):
-        for name, weights in [
-            ('fg', (1, 0)),
-            ('bg', (0, 1)),
-            ('loss', (1, 1)),
-        ]:
-            loss = DeFeatRoILoss(*weights, temperature, background)
-            value = loss(student, teacher, labels)
-            assert_close(value, case.outputs[name], tolerance)
-        (gradient,) = torch.autograd.grad(value, student)
-        assert_close(gradient, case.grads['cls_s'], tolerance)
+        for part, weights in [('fg', (1, 0)), ('bg', (0, 1))]:
+            loss = DeFeatRoILoss(*weights, case.settings['T'], background)
+            value = loss(*(case.inputs[key] for key in arguments))
+            torch.testing.assert_close(
+                value, case.outputs[part], rtol=1e-10, atol=0
+            )
+        loss = DeFeatRoILoss(1, 1, case.settings['T'], background)
+        assert_golden(
+            lambda inputs, loss=loss: loss(*(inputs[k] for k in arguments)),
+            case,
+        )
 
 
 def test_golden_from_boxes():
@@ -150,10 +154,9 @@ def test_golden_from_boxes():
         student = case.inputs[f'student.{i}']
         teacher = case.inputs[f'teacher.{i}']
         loss = DeFeatLoss(3, 12, STRIDES[i], i, 5)
-        assert_close(
+        torch.testing.assert_close(
             loss(student, teacher, samples),
             loss.decoupled_distance(student, teacher, mask),
-            1e-12,
         )
 
 
@@ -211,25 +214,16 @@ def test_value_and_gradient_equal_a_loop():
         )
 
 
-@pytest.mark.parametrize('autocast', [False, True])
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('shape', [(13, 21), (1, 1)])
-def test_half_precision(dtype, autocast, shape):
-    torch.manual_seed(0)
-    boxes = [torch.tensor([[3.0, 4, 100, 90]]), torch.zeros(0, 4)]
+@on_hard_maps
+@pytest.mark.parametrize('level', [0, 1])
+def test_robust(dtype, layout, shape, level):
+    """A level with the box and one without any."""
+    student, teacher = hard_pair(dtype, layout, shape)
+    boxes = [torch.tensor([[3.0, 4, 100, 90]])]
+    boxes += [torch.zeros(0, 4)] * (len(student) - 1)
     samples = make_samples(boxes)
-    student, teacher = ((torch.rand(2, 2, 8, *shape) * 2 - 1) * 1e4).to(dtype)
-    student = student.contiguous(memory_format=torch.channels_last)
-    student.requires_grad_()
-    for level in range(2):
-        loss = DeFeatLoss(3, 12, 8, level, 2)
-        expected = loss(student.double(), teacher.double(), samples)
-        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
-            value = loss(student, teacher, samples)
-        value.backward()
-        assert value.dtype == torch.float32
-        assert value.item() == pytest.approx(expected.item(), rel=1e-5)
-        assert student.grad.isfinite().all()
+    loss = DeFeatLoss(3, 12, 8, level, 2)
+    assert_robust(lambda s, t: loss(s, t, samples), student, teacher)
 
 
 @pytest.mark.parametrize('labels', [[3, 3, 3], [0, 2, 1], [0, 3, 1], []])
@@ -272,17 +266,14 @@ def test_background_label():
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_roi_half_precision(dtype):
+def test_roi_loss_is_robust(dtype):
     torch.manual_seed(0)
     student, teacher = ((torch.rand(2, 6, 4) * 2 - 1) * 1e4).to(dtype)
-    student.requires_grad_()
     labels = torch.tensor([0, 1, 2, 3, 3, 3])
-    with torch.autocast('cpu', torch.bfloat16):
-        value = DeFeatRoILoss(2, 2)(student, teacher, labels)
-    value.backward()
-    expected = DeFeatRoILoss(2, 2)(student.double(), teacher.double(), labels)
-    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert student.grad.isfinite().all()
+    loss = DeFeatRoILoss(2, 2)
+    assert_robust(
+        lambda s, t: loss(s, t, labels), student.requires_grad_(), teacher
+    )
 
 
 def test_errors():
@@ -305,45 +296,62 @@ def test_errors():
 
 
 def test_from_config():
-    losses = {
-        f'loss_defeat_{i}': dict(
-            type='kdvit_mm.DeFeatLoss',
-            fg_weight=3,
-            bg_weight=12,
-            stride=8 * 2**i,
-            level=i,
-            num_levels=5,
-        )
-        for i in range(5)
-    }
-    connectors = {
-        f'connector_{i}': dict(
-            type='kdvit_mm.DeFeatAdapter', in_channel=8, out_channel=16
-        )
-        for i in range(5)
-    }
-    model, values = distill(losses, connectors)
-    distiller = model.distiller
-    samples = distiller.get_record('data_samples', True, data_idx=1)
-    for i in range(5):
-        record = dict(recorder='fpn', data_idx=i)
-        student = distiller.get_record(
-            from_student=True, connector=f'connector_{i}', **record
-        )
-        teacher = distiller.get_record(from_student=False, **record)
-        masks = [
-            slow_mask(
-                sample.gt_instances.bboxes, student.shape[2:], 8 * 2**i, i, 5
+    fpn = dict(fpn=dict(type='ModuleOutputs', source='neck'))
+    distiller = dict(
+        student_recorders=dict(
+            data_samples=dict(type='ModuleInputs', source=''), **fpn
+        ),
+        teacher_recorders=fpn,
+        connectors={
+            f'adapt_{i}': dict(
+                type='kdvit_mm.DeFeatAdapter', in_channel=8, out_channel=16
             )
+            for i in range(5)
+        },
+        distill_losses={
+            f'loss_defeat_{i}': dict(
+                type='kdvit_mm.DeFeatLoss',
+                fg_weight=3,
+                bg_weight=12,
+                stride=8 * 2**i,
+                level=i,
+                num_levels=5,
+            )
+            for i in range(5)
+        },
+        loss_forward_mappings={
+            f'loss_defeat_{i}': dict(
+                preds_S=dict(
+                    recorder='fpn',
+                    from_student=True,
+                    data_idx=i,
+                    connector=f'adapt_{i}',
+                ),
+                preds_T=dict(recorder='fpn', from_student=False, data_idx=i),
+                data_samples=dict(
+                    recorder='data_samples', from_student=True, data_idx=1
+                ),
+            )
+            for i in range(5)
+        },
+    )
+    algorithm, values = train_step(
+        gfl(8, 8), gfl(8, 16), distiller, detection_batch(2, 128)
+    )
+    assert len(values) == 5
+    distiller = algorithm.distiller
+    samples = distiller.get_record('data_samples', True, data_idx=1)
+    for i, value in enumerate(distiller.compute_distill_losses().values()):
+        mapping = distiller.loss_forward_mappings[f'loss_defeat_{i}']
+        student = distiller.get_record(**mapping['preds_S'])
+        teacher = distiller.get_record(**mapping['preds_T'])
+        shape = tuple(student.shape[2:])
+        masks = [
+            slow_mask(sample.gt_instances.bboxes, shape, 8 * 2**i, i, 5)
             for sample in samples
         ]
         foreground, background = slow_parts(
             student, teacher, torch.stack(masks)
         )
         expected = (3 * foreground + 12 * background) / 5
-        assert values[f'distill.loss_defeat_{i}'].item() == pytest.approx(
-            expected.item(), rel=1e-5
-        )
-    sum(v for k, v in values.items() if 'distill' in k).backward()
-    gradient = model.architecture.backbone.conv1.weight.grad
-    assert gradient.isfinite().all() and gradient.abs().sum() > 0
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5)

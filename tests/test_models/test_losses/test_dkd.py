@@ -113,13 +113,15 @@ def test_forms_of_labels():
 def test_errors():
     loss, logits = DKDLoss(), torch.randn(2, 3)
     labels = torch.tensor([0, 1])
-    with pytest.raises(ValueError, match='Add data_samples=dict.*ModuleInp'):
+    with pytest.raises(ValueError, match=r'Add data_samples=dict.*ModuleInp'):
         loss(logits, logits)
     with pytest.raises(ValueError, match=r'\(2, 3\).*\(2, 4\)'):
         loss(logits, torch.randn(2, 4), labels)
     with pytest.raises(ValueError, match='two classes'):
         loss(logits[:, :1], logits[:, :1], labels)
-    with pytest.raises(ValueError, match='preds_S .*(2, 3).*same proposals'):
+    with pytest.raises(
+        ValueError, match=r'preds_S \[\(2, 3\)\].*same proposals'
+    ):
         loss([logits], [logits], labels)
     with pytest.raises(ValueError, match=r'shape \(3\,\).*\(2, 3\)'):
         loss(logits, logits, torch.tensor([0, 1, 2]))

@@ -1,4 +1,3 @@
-# ruff: noqa: C408  (configs read best as dict())
 import math
 import time
 
@@ -12,7 +11,15 @@ from torch import nn
 from kdvit_mm.models.losses.fgd import FGDLoss
 from kdvit_mm.models.utils.gt_masks import scale_mask
 from tests.golden import parametrize
-from tests.tiny_pair import distill
+from tests.loss_checks import (
+    assert_golden,
+    assert_robust,
+    hard_pair,
+    named,
+    on_hard_maps,
+    train_step,
+)
+from tests.tiny import detection_batch, gfl
 
 WEIGHTS = dict(alpha_fgd=1e-3, beta_fgd=5e-4, gamma_fgd=5e-4, lambda_fgd=5e-6)
 
@@ -31,6 +38,17 @@ def make_samples(boxes, sizes, padded=None):
 
 def extents(sizes):
     return torch.tensor([(width, height) * 2 for height, width in sizes])
+
+
+def make_mask(boxes, sizes, shape):
+    return scale_mask(
+        torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True),
+        torch.arange(max(map(len, boxes)))
+        < torch.tensor([[len(box)] for box in boxes]),
+        extents(sizes),
+        tuple(shape),
+        torch.float64,
+    )
 
 
 def slow_masks(boxes, size, shape):
@@ -93,70 +111,35 @@ def randomized(loss):
     return loss
 
 
-def assert_close(actual, expected, tolerance):
-    # The gradient of a bias before a softmax is 0 but for rounding.
-    bound = tolerance * expected.abs().max().item() + tolerance * 1e-3
-    torch.testing.assert_close(
-        actual.double(), expected, rtol=tolerance, atol=bound
-    )
-
-
-@pytest.mark.parametrize(
-    ('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-5)]
-)
 @parametrize('fgd')
-def test_golden(case, dtype, tolerance):
+def test_golden(case):
     settings = case.settings
     channels = settings['teacher_channels']
     weights = {k: v for k, v in settings.items() if k.endswith('_fgd')}
     loss = FGDLoss(channels, temp=settings['temp'], **weights)
-    align = nn.Identity()
     if settings['student_channels'] != channels:
-        align = nn.Conv2d(settings['student_channels'], channels, 1)
-    model = nn.ModuleDict(dict(align=align, loss=loss)).to(dtype)
-    names = [
-        name if name.startswith('align.') else f'loss.{name}'
-        for name in case.params
-    ]
-    model.load_state_dict(dict(zip(names, case.params.values(), strict=True)))
-
-    student, teacher = (
-        case.inputs[name].to(dtype, copy=True).requires_grad_()
-        for name in ('preds_S', 'preds_T')
-    )
-    boxes = [
-        case.inputs[f'gt_bboxes.{i}'].to(dtype) for i in range(len(student))
-    ]
+        # The loss has no such module: a connector does the same.
+        loss.align = nn.Conv2d(settings['student_channels'], channels, 1)
+    loss.double().load_state_dict(case.params)
+    align = getattr(loss, 'align', nn.Identity())
     sizes = [size[:2] for size in settings['img_shape']]
-    samples = make_samples(boxes, sizes)
-    value = loss(align(student), teacher, samples)
-    value.backward()
 
-    assert value.dtype == dtype
-    assert_close(value, case.outputs['loss'], tolerance)
-    assert_close(student.grad, case.grads['preds_S'], tolerance)
-    assert teacher.grad is None
-    parameters = dict(model.named_parameters())
-    for key, name in zip(case.params, names, strict=True):
-        assert_close(
-            parameters[name].grad, case.grads[f'param:{key}'], tolerance
+    def call(inputs):
+        samples = make_samples(named(inputs, 'gt_bboxes'), sizes)
+        return loss(align(inputs['preds_S']), inputs['preds_T'], samples)
+
+    for name, part in zip(WEIGHTS, ('fg', 'bg', 'mask', 'rela'), strict=True):
+        vars(loss).update(dict.fromkeys(WEIGHTS, 0.0) | {name: 1.0})
+        torch.testing.assert_close(
+            call(case.inputs).detach(), case.outputs[part], rtol=1e-10, atol=0
         )
-
-    for i, name in enumerate(['alpha', 'beta', 'gamma', 'lambda']):
-        parts = dict.fromkeys(WEIGHTS, 0.0) | {f'{name}_fgd': 1.0}
-        for key, weight in parts.items():
-            setattr(loss, key, weight)
-        part = case.outputs[['fg', 'bg', 'mask', 'rela'][i]]
-        assert_close(loss(align(student), teacher, samples), part, tolerance)
-    mask = scale_mask(
-        torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True),
-        torch.arange(max(map(len, boxes)))
-        < torch.tensor([[len(box)] for box in boxes]),
-        extents(sizes),
-        tuple(student.shape[2:]),
-        dtype,
+    vars(loss).update(weights)
+    assert_golden(call, case, loss)
+    boxes = named(case.inputs, 'gt_bboxes')
+    mask = make_mask(boxes, sizes, case.inputs['preds_S'].shape[2:])
+    torch.testing.assert_close(
+        mask, case.outputs['mask_fg'], rtol=1e-10, atol=0
     )
-    assert_close(mask, case.outputs['mask_fg'], tolerance)
 
 
 def random_boxes(generator, count, size):
@@ -183,15 +166,7 @@ def test_masks_equal_a_loop(count):
             random_boxes(generator, count, sizes[0]),
             random_boxes(generator, count // 2, sizes[1]),
         ]
-        padded = torch.nn.utils.rnn.pad_sequence(boxes, batch_first=True)
-        counts = torch.tensor([[len(box)] for box in boxes])
-        mask = scale_mask(
-            padded,
-            torch.arange(padded.size(1)) < counts,
-            extents(sizes),
-            shape,
-            torch.float64,
-        )
+        mask = make_mask(boxes, sizes, shape)
         expected = torch.stack(
             [
                 slow_masks(box, size, shape)[0]
@@ -271,50 +246,18 @@ def test_padding():
     assert loss(student, teacher, samples).item() == pytest.approx(2.0)
 
 
-@pytest.mark.parametrize('autocast', [False, True])
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('shape', [(13, 21), (1, 1), (25, 17)])
-def test_half_precision(dtype, autocast, shape):
+@on_hard_maps
+@pytest.mark.parametrize('count', [0, 5])
+def test_robust(dtype, layout, shape, count):
+    student, teacher = hard_pair(dtype, layout, shape)
     generator = torch.Generator().manual_seed(0)
-    sizes = [(200, 333), (180, 290)]
-    boxes = [random_boxes(generator, 5, sizes[0]).float(), torch.zeros(0, 4)]
-    student, teacher = (
-        (torch.rand(2, 2, 8, *shape, generator=generator) * 2 - 1)
-        .mul(1e4)
-        .to(dtype)
-    )
-    loss = randomized(FGDLoss(8, **WEIGHTS))
-    samples = make_samples(boxes, sizes)
-    values = []
-    for feature, other in [
-        (student, teacher),
-        (student.double(), teacher.double()),
-    ]:
-        feature.requires_grad_()
-        loss.zero_grad()
-        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
-            value = loss(feature, other, samples)
-        value.backward()
-        assert feature.grad.isfinite().all()
-        assert all(p.grad.isfinite().all() for p in loss.parameters())
-        values.append(value)
-    assert values[0].dtype == torch.float32
-    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-4)
-
-
-def test_channels_last():
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(2, 2, 8, 13, 21, generator=generator)
-    boxes = [random_boxes(generator, 4, (104, 168)) for _ in range(2)]
-    samples = make_samples(boxes, [(104, 168)] * 2)
-    loss = randomized(FGDLoss(8, **WEIGHTS))
-    expected = loss(student, teacher, samples)
-    value = loss(
-        student.contiguous(memory_format=torch.channels_last),
-        teacher.contiguous(memory_format=torch.channels_last),
-        samples,
-    )
-    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    boxes = [random_boxes(generator, count, (200, 333)).float()]
+    boxes += [torch.zeros(0, 4)] * (len(student) - 1)
+    samples = make_samples(boxes, [(200, 333)] * len(student))
+    loss = randomized(FGDLoss(shape[1], **WEIGHTS))
+    assert_robust(lambda s, t: loss(s, t, samples), student, teacher)
+    loss(student, teacher, samples).backward()
+    assert all(p.grad.isfinite().all() for p in loss.parameters())
 
 
 def test_takes_box_objects():
@@ -340,6 +283,8 @@ def test_errors():
         loss(feature[:, :2], feature, samples)
     with pytest.raises(ValueError, match=r'\(1, 4, 5, 5\).*data_idx'):
         loss(feature[..., :5], feature, samples)
+    with pytest.raises(ValueError, match=r'\[\(1, 4, 5, 6\)\].*data_idx of'):
+        loss(feature, [feature], samples)
     with pytest.raises(ValueError, match='Set channels=2'):
         loss(feature[:, :2], feature[:, :2], samples)
     for absent in (None, [DetDataSample()]):
@@ -357,63 +302,81 @@ def test_errors():
         FGDLoss(4, **WEIGHTS, map_covers='pad_shape')
 
 
-@pytest.mark.parametrize(
-    'type', ['LeanTeacherDistill', 'SingleTeacherDistill']
-)
-def test_from_config(type):
-    losses = {
-        f'loss_fgd_{i}': dict(
-            type='kdvit_mm.FGDLoss', channels=16, temp=0.5, **WEIGHTS
-        )
-        for i in range(5)
-    }
-    connectors = {
-        f'connector_{i}': dict(
-            type='ConvModuleConnector',
-            in_channel=8,
-            out_channel=16,
-            act_cfg=None,
-        )
-        for i in range(5)
-    }
-    model, values = distill(losses, connectors, type=type)
-    distiller = model.distiller
-    for i in range(5):
-        record = dict(recorder='fpn', data_idx=i)
-        student = distiller.get_record(
-            from_student=True, connector=f'connector_{i}', **record
-        )
-        teacher = distiller.get_record(from_student=False, **record)
-        samples = distiller.get_record('data_samples', True, data_idx=1)
-        loss = distiller.distill_losses[f'loss_fgd_{i}']
+def make_distiller(mapped=True):
+    loss = dict(type='kdvit_mm.FGDLoss', channels=16, **WEIGHTS)
+    align = dict(
+        type='ConvModuleConnector',
+        in_channel=8,
+        out_channel=16,
+        act_cfg=None,
+    )
+    samples = dict(recorder='data_samples', from_student=True, data_idx=1)
+    return dict(
+        student_recorders=dict(
+            fpn=dict(type='ModuleOutputs', source='neck'),
+            data_samples=dict(type='ModuleInputs', source=''),
+        ),
+        teacher_recorders=dict(fpn=dict(type='ModuleOutputs', source='neck')),
+        connectors={f'align_{i}': align for i in range(5)},
+        distill_losses={f'loss_fgd_{i}': loss for i in range(5)},
+        loss_forward_mappings={
+            f'loss_fgd_{i}': dict(
+                preds_S=dict(
+                    recorder='fpn',
+                    from_student=True,
+                    data_idx=i,
+                    connector=f'align_{i}',
+                ),
+                preds_T=dict(recorder='fpn', from_student=False, data_idx=i),
+                **(dict(data_samples=samples) if mapped else {}),
+            )
+            for i in range(5)
+        },
+    )
+
+
+def make_batch():
+    """Two images of different sizes, so that the map covers padding."""
+    batch, other = detection_batch(1, 128), detection_batch(1, 90, seed=1)
+    batch['inputs'] += [other['inputs'][0][:, :, :70]]
+    other['data_samples'][0].set_metainfo(dict(img_shape=(90, 70)))
+    batch['data_samples'] += other['data_samples']
+    return batch
+
+
+def test_from_config():
+    algorithm, values = train_step(
+        gfl(8, 8), gfl(8, 16), make_distiller(), make_batch()
+    )
+    distiller = algorithm.distiller
+    samples = distiller.get_record('data_samples', True, data_idx=1)
+    assert [sample.img_shape for sample in samples] == [(128, 128), (90, 70)]
+    assert len(values) == 5
+    assert all(value > 0 for value in values.values())
+    # After the step, which moved both context blocks from their 0.
+    for name, value in distiller.compute_distill_losses().items():
+        loss = distiller.distill_losses[name]
+        assert loss.channel_add_conv_s[-1].weight.abs().sum() > 0
+        assert loss.channel_add_conv_t[-1].weight.abs().sum() > 0
+        mapping = distiller.loss_forward_mappings[name]
         parts = slow_parts(
             loss,
-            student,
-            teacher,
+            distiller.get_record(**mapping['preds_S']),
+            distiller.get_record(**mapping['preds_T']),
             [sample.gt_instances.bboxes for sample in samples],
             [sample.img_shape for sample in samples],
         )
         expected = sum(
             w * part for w, part in zip(WEIGHTS.values(), parts, strict=True)
         )
-        value = values[f'distill.loss_fgd_{i}'].item()
-        assert value == pytest.approx(expected.item(), rel=1e-4)
-    sum(v for k, v in values.items() if 'distill' in k).backward()
-    gradient = model.architecture.backbone.conv1.weight.grad
-    assert gradient.isfinite().all() and gradient.abs().sum() > 0
-    # Both context blocks learn, the teacher itself does not.
-    assert loss.channel_add_conv_t[-1].weight.grad.abs().sum() > 0
-    assert all(p.grad is None for p in model.teacher.parameters())
+        assert value.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_from_config_without_boxes():
-    losses = dict(
-        loss_fgd_0=dict(type='kdvit_mm.FGDLoss', channels=16, **WEIGHTS)
-    )
     with pytest.raises(
         ValueError, match=r'loss_fgd_0.*FGDLoss needs the ground-truth boxes'
     ):
-        distill(losses, {}, with_boxes=False, channels=(16, 16))
+        train_step(gfl(8, 8), gfl(8, 16), make_distiller(False), make_batch())
 
 
 def test_masks_are_faster_than_a_loop():

@@ -91,7 +91,7 @@ def test_half_precision(dtype):
 
 def test_says_what_does_not_fit():
     maps = [torch.zeros(2, 3, 4, 4)] * 2
-    with pytest.raises(ValueError, match='2 levels.*has 1'):
+    with pytest.raises(ValueError, match=r'2 levels.*has 1'):
         HCLLoss()(maps, maps[:1])
     with pytest.raises(ValueError, match=r'\(2, 3, 4, 4\).*connector'):
         HCLLoss()(maps[0], torch.zeros(2, 5, 4, 4))

@@ -1,10 +1,15 @@
-# ruff: noqa: C408  (configs read best as dict())
 import pytest
 import torch
 
 from kdvit_mm.models.connectors.mgd import MGDGenerator  # noqa: F401
 from kdvit_mm.models.losses.mgd import MGDLoss
-from tests.tiny_pair import distill
+from tests.loss_checks import (
+    assert_robust,
+    hard_pair,
+    on_hard_maps,
+    train_step,
+)
+from tests.tiny import detection_batch, gfl
 
 
 def test_value_and_gradient():
@@ -24,26 +29,9 @@ def test_value_and_gradient():
     assert teacher.grad is None
 
 
-@pytest.mark.parametrize('autocast', [False, True])
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision(dtype, autocast):
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = (
-        (torch.rand(2, 1, 8, 25, 17, generator=generator) * 2 - 1)
-        .mul(1e4)
-        .to(dtype)
-        .contiguous(memory_format=torch.preserve_format)
-    )
-    expected = MGDLoss(2e-5)(student.double(), teacher.double()).item()
-    student.requires_grad_()
-    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
-        value = MGDLoss(2e-5)(
-            student.contiguous(memory_format=torch.channels_last), teacher
-        )
-    value.backward()
-    assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(expected, rel=1e-5)
-    assert student.grad.isfinite().all()
+@on_hard_maps
+def test_robust(dtype, layout, shape):
+    assert_robust(MGDLoss(2e-5), *hard_pair(dtype, layout, shape))
 
 
 def test_errors():
@@ -54,59 +42,59 @@ def test_errors():
         MGDLoss(1.0)(feature[:, :2], feature)
 
 
-def test_from_config():
-    losses = {
-        f'loss_mgd_{i}': dict(type='kdvit_mm.MGDLoss', alpha_mgd=2e-5)
-        for i in range(5)
-    }
-    connectors = {
-        f'connector_{i}': dict(
-            type='kdvit_mm.MGDGenerator',
-            student_channels=8,
-            teacher_channels=16,
-            lambda_mgd=0.65,
-        )
-        for i in range(5)
-    }
-    state = None
-    runs = []
-    for _ in range(2):
-        model, values = distill(losses, connectors, with_boxes=False)
-        if state is not None:
-            assert torch.equal(torch.get_rng_state(), state)
-        state = torch.get_rng_state()
-        runs.append({k: v for k, v in values.items() if 'distill' in k})
-    assert len(runs[0]) == 5
-    # The draws are the step's own, whatever the student draws.
-    assert all(runs[0][key] == runs[1][key] for key in runs[0])
-    assert all(value > 0 for value in runs[0].values())
-    sum(runs[1].values()).backward()
-    for i in range(5):
-        connector = model.distiller.connectors[f'connector_{i}']
-        assert connector.align.weight.grad.isfinite().all()
-        assert connector.generation[2].weight.grad.abs().sum() > 0
-    gradient = model.architecture.backbone.conv1.weight.grad
-    assert gradient.isfinite().all() and gradient.abs().sum() > 0
-
-
-def test_from_config_without_mask():
-    """With nothing hidden the value is a function of the records alone."""
-    losses = dict(loss_mgd_2=dict(type='kdvit_mm.MGDLoss', alpha_mgd=2e-5))
-    connector = dict(
+def make_distiller(share):
+    generator = dict(
         type='kdvit_mm.MGDGenerator',
         student_channels=8,
         teacher_channels=16,
-        lambda_mgd=0.0,
+        lambda_mgd=share,
     )
-    model, values = distill(
-        losses, dict(connector_2=connector), with_boxes=False
+    loss = dict(type='kdvit_mm.MGDLoss', alpha_mgd=2e-5)
+    fpn = dict(fpn=dict(type='ModuleOutputs', source='neck'))
+    return dict(
+        student_recorders=fpn,
+        teacher_recorders=fpn,
+        connectors={f'generate_{i}': generator for i in range(5)},
+        distill_losses={f'loss_mgd_{i}': loss for i in range(5)},
+        loss_forward_mappings={
+            f'loss_mgd_{i}': dict(
+                preds_S=dict(
+                    recorder='fpn',
+                    from_student=True,
+                    data_idx=i,
+                    connector=f'generate_{i}',
+                ),
+                preds_T=dict(recorder='fpn', from_student=False, data_idx=i),
+            )
+            for i in range(5)
+        },
     )
-    record = dict(recorder='fpn', data_idx=2)
-    student = model.distiller.get_record(
-        from_student=True, connector='connector_2', **record
+
+
+def test_from_config():
+    """With nothing hidden the value is a function of the records alone."""
+    algorithm, values = train_step(
+        gfl(8, 8), gfl(8, 16), make_distiller(0.0), detection_batch(2, 128)
     )
-    teacher = model.distiller.get_record(from_student=False, **record)
-    expected = 2e-5 * (student - teacher).square().sum() / 2
-    assert values['distill.loss_mgd_2'].item() == pytest.approx(
-        expected.item(), rel=1e-5
-    )
+    assert len(values) == 5
+    assert all(value > 0 for value in values.values())
+    distiller = algorithm.distiller
+    for name, value in distiller.compute_distill_losses().items():
+        mapping = distiller.loss_forward_mappings[name]
+        student = distiller.get_record(**mapping['preds_S'])
+        teacher = distiller.get_record(**mapping['preds_T'])
+        expected = 2e-5 * (student - teacher).square().sum() / 2
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_masks_do_not_depend_on_the_student():
+    """Draws come from the step's seed and leave the student's stream."""
+    runs = []
+    for share in (0.65, 0.65, 0.0):
+        _, values = train_step(
+            gfl(8, 8), gfl(8, 16), make_distiller(share), detection_batch()
+        )
+        runs.append((values, torch.get_rng_state()))
+    assert all(runs[0][0][key] == runs[1][0][key] for key in runs[0][0])
+    assert all(runs[0][0][key] != runs[2][0][key] for key in runs[0][0])
+    assert torch.equal(runs[0][1], runs[2][1])

@@ -1,0 +1,263 @@
+"""Step time and memory of distillation against its lower bound, in one run.
+
+The bound is a step of the student alone plus a plain forward of the teacher
+up to the last recorded module. Every row is measured in turn, over and over,
+so that whatever else the machine does hits all of them; ratios are medians of
+the ratios within a round.
+"""
+
+import argparse
+import copy
+import gc
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.model import BaseModel
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from prettytable import PrettyTable
+
+from kdvit_mm.models.algorithms import LeanTeacherDistill
+from kdvit_mm.registry import MODELS
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    'LeanTeacherDistill': {},
+    '  fold_batch_norm': {'fold_batch_norm': True},
+    '  channels_last': {'channels_last': True},
+    '  inference_mode': {'inference_mode': True},
+    '  all exact options': {
+        'fold_batch_norm': True,
+        'channels_last': True,
+        'inference_mode': True,
+    },
+    '  exact + autocast bfloat16': {
+        'fold_batch_norm': True,
+        'channels_last': True,
+        'autocast_dtype': 'bfloat16',
+    },
+    '  exact + compile': {
+        'fold_batch_norm': True,
+        'channels_last': True,
+        'compile_teacher': True,
+    },
+}
+STUDENT, BOUND = 'student alone', 'student + teacher to last record (bound)'
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--teacher', default='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py'
+    )
+    parser.add_argument(
+        '--student', default='mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+    )
+    parser.add_argument('--student-depth', type=int, default=18)
+    parser.add_argument('--size', type=int, nargs=2, default=[320, 512])
+    parser.add_argument('--batch', type=int, default=2)
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument(
+        '--skip', nargs='*', default=[], help='names of rows to leave out'
+    )
+    return parser.parse_args()
+
+
+def read_model(path: str) -> dict:
+    """Model config of mmdet without pre-trained weights."""
+    package, _, name = path.partition('::')
+    if name:
+        import mmengine.hub
+
+        cfg = mmengine.hub.get_config(path)
+    else:
+        cfg = Config.fromfile(package)
+    model = copy.deepcopy(cfg.model)
+    model.backbone.pop('init_cfg', None)
+    model.update(_scope_=cfg.default_scope)
+    return model
+
+
+def make_batch(number: int, size: list[int], device: str) -> dict:
+    """Random images with seven boxes each."""
+    height, width = size
+    samples = []
+    for index in range(number):
+        corner = torch.rand(7, 2) * torch.tensor([width, height]) * 0.6
+        side = 16 + torch.rand(7, 2) * torch.tensor([width, height]) * 0.3
+        sample = DetDataSample(
+            metainfo={
+                'img_id': index,
+                'img_shape': (height, width),
+                'ori_shape': (height, width),
+                'scale_factor': (1.0, 1.0),
+            }
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=torch.cat([corner, corner + side], 1).to(device),
+            labels=torch.randint(80, (7,), device=device),
+        )
+        image = torch.randint(256, (3, height, width), dtype=torch.uint8)
+        samples.append({'inputs': image, 'data_samples': sample})
+    return pseudo_collate(samples)
+
+
+def distiller() -> dict:
+    """CWD on the five maps of the FPN."""
+    record = {'fpn': {'type': 'ModuleOutputs', 'source': 'neck'}}
+    names = [f'loss_p{level}' for level in range(3, 8)]
+    return {
+        'type': 'ConfigurableDistiller',
+        'student_recorders': record,
+        'teacher_recorders': record,
+        'distill_losses': {
+            name: {
+                'type': 'mmrazor.ChannelWiseDivergence',
+                'tau': 1,
+                'loss_weight': 10,
+            }
+            for name in names
+        },
+        'loss_forward_mappings': {
+            name: {
+                'preds_S': {
+                    'recorder': 'fpn', 'from_student': True, 'data_idx': i
+                },
+                'preds_T': {
+                    'recorder': 'fpn', 'from_student': False, 'data_idx': i
+                },
+            }
+            for i, name in enumerate(names)
+        },
+    }  # fmt: skip
+
+
+def build_steps(
+    args: argparse.Namespace,
+) -> dict[str, Callable[[], None]]:
+    """One function a row, each making a whole training step."""
+    student_cfg, teacher_cfg = (
+        read_model(args.student),
+        read_model(args.teacher),
+    )
+    if args.student_depth != student_cfg['backbone']['depth']:
+        student_cfg['backbone']['depth'] = args.student_depth
+        student_cfg['neck']['in_channels'] = [64, 128, 256, 512]
+    batch = make_batch(args.batch, args.size, args.device)
+    teacher = MODELS.build(teacher_cfg).to(args.device)
+    student = MODELS.build(student_cfg).to(args.device).train()
+    student.init_weights()
+
+    def train(model: BaseModel) -> None:
+        data = model.data_preprocessor(batch, True)
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
+        trained = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(trained, lr=1e-5)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def bound() -> None:
+        images = student.data_preprocessor(batch, True)['inputs']
+        with torch.no_grad():
+            teacher.extract_feat(images)
+        train(student)
+
+    def algorithm(kind: str, **options: Any) -> BaseModel:
+        # Student and teacher are shared, so that all rows fit in memory;
+        # the options change the teacher, which therefore is a copy.
+        own = copy.deepcopy(teacher) if options else teacher
+        config = {
+            'type': kind, '_scope_': 'kdvit_mm', 'architecture': student,
+            'teacher': own, 'distiller': distiller(), **options,
+        }  # fmt: skip
+        model = MODELS.build(config).to(args.device)
+        model.train()
+        return model
+
+    teacher.eval()
+    steps: dict[str, Callable[[], None]] = {
+        STUDENT: partial(train, student),
+        BOUND: bound,
+    }
+    models = {
+        name: algorithm(LeanTeacherDistill.__name__, **options)
+        for name, options in OPTIONS.items()
+        if name.strip() not in args.skip
+    }
+    for kind in ('SingleTeacherDistill', 'FpnTeacherDistill'):
+        models[f"mmrazor's {kind}"] = algorithm(kind)
+    for name, model in models.items():
+        steps[name] = partial(train, model)
+    return steps
+
+
+def tensor_memory(step: Callable[[], None], device: str) -> float:
+    """Peak of the memory that one step allocates for tensors, in MiB."""
+    gc.collect()
+    if device.startswith('cuda'):
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - start) / 2**20
+    activity = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activity, profile_memory=True) as p:
+        step()
+    held = peak = 0
+    for event in p.profiler.kineto_results.events():
+        if event.name() == '[memory]':
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak / 2**20
+
+
+def main() -> None:
+    """Measures all rows and prints the table."""
+    args = parse_args()
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    steps = build_steps(args)
+    for step in steps.values():
+        step()
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(args.rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if args.device.startswith('cuda'):
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    table = PrettyTable()
+    table.field_names = ['step', 'seconds', 'ratio to bound', 'peak MiB']
+    table.align = 'r'
+    table.align['step'] = 'l'
+    for name, step in steps.items():
+        ratios = [
+            own / bound
+            for own, bound in zip(seconds[name], seconds[BOUND], strict=True)
+        ]
+        table.add_row([
+            name,
+            f'{median(seconds[name]):.3f}',
+            f'{median(ratios):.3f}',
+            f'{tensor_memory(step, args.device):.0f}',
+        ])  # fmt: skip
+    height, width = args.size
+    print(
+        f'torch {torch.__version__}, {torch.get_num_threads()} threads, '
+        f'{args.device}, batch {args.batch} of {height} x {width}, '
+        f'{args.rounds} rounds'
+    )
+    print(table)
+
+
+if __name__ == '__main__':
+    main()
