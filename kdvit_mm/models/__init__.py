@@ -1,5 +1,5 @@
-"""Algorithms, distill losses, connectors and recorders."""
+"""Algorithms, distill losses and connectors."""
 
-from kdvit_mm.models import algorithms
+from kdvit_mm.models import algorithms, connectors, losses
 
-__all__ = ['algorithms']
+__all__ = ['algorithms', 'connectors', 'losses']

@@ -1,5 +1,6 @@
 """What the losses on feature maps have in common."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -10,7 +11,7 @@ from kdvit_mm.models.utils.explain import connector_line, describe
 from kdvit_mm.models.utils.feature_pairs import in_full_precision
 
 
-class LevelLoss(nn.Module):
+class LevelLoss(nn.Module, ABC):
     """Base of the distill losses that are summed over pyramid levels.
 
     A subclass computes one level in :meth:`level_loss`. It gets two tensors of
@@ -72,11 +73,11 @@ class LevelLoss(nn.Module):
             ]
             return self.loss_weight * torch.stack(losses).sum()
 
+    @abstractmethod
     def level_loss(
         self, student: torch.Tensor, teacher: torch.Tensor
     ) -> torch.Tensor:
         """Computes one level, without the weight, as a scalar."""
-        raise NotImplementedError
 
     def mend(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
         """Says what makes the two shapes equal."""
