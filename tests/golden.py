@@ -45,9 +45,16 @@ def read_cases(name: str) -> dict[str, Case]:
     return cases
 
 
-def parametrize(name: str) -> Any:
-    """Parametrizes a test over the cases of ``name`` as ``case``."""
-    cases = read_cases(name)
+def parametrize(name: str, *kinds: str) -> Any:
+    """Parametrizes a test over the cases of ``name`` as ``case``.
+
+    ``kinds`` are the beginnings of the labels to take; all without any.
+    """
+    cases = {
+        key: case
+        for key, case in read_cases(name).items()
+        if case.settings.get('label', '').startswith(kinds or '')
+    }
     if cases:
         return pytest.mark.parametrize(
             'case', cases.values(), ids=cases.keys()

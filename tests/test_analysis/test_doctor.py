@@ -358,7 +358,7 @@ def test_config_that_cannot_be_built(write, tmp_path):
 
     missing = str(tmp_path / 'missing.pth')
     found = diagnose(write(algorithm(teacher_ckpt=missing)))
-    assert said(found.errors, 'missing.pth', 'does not exist')
+    assert said(found.errors, 'missing.pth', 'cannot be read')
 
     torch.save(dict(state_dict=dict(other=torch.ones(1))), missing)
     found = diagnose(write(algorithm(teacher_ckpt=missing)))

@@ -32,20 +32,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     '  fold_batch_norm': {'fold_batch_norm': True},
     '  channels_last': {'channels_last': True},
     '  inference_mode': {'inference_mode': True},
-    '  all exact options': {
+    '  fold + channels_last': {
         'fold_batch_norm': True,
         'channels_last': True,
-        'inference_mode': True,
     },
-    '  exact + autocast bfloat16': {
-        'fold_batch_norm': True,
-        'channels_last': True,
-        'autocast_dtype': 'bfloat16',
-    },
-    '  exact + compile': {
+    '  fold + channels_last + compile': {
         'fold_batch_norm': True,
         'channels_last': True,
         'compile_teacher': True,
+    },
+    '  fold + channels_last + bfloat16': {
+        'fold_batch_norm': True,
+        'channels_last': True,
+        'autocast_dtype': 'bfloat16',
     },
 }
 STUDENT, BOUND = 'student alone', 'student + teacher to last record (bound)'

@@ -80,7 +80,9 @@ class LeanTeacherDistill(SingleTeacherDistill):
         teacher_in_checkpoint (bool): Whether checkpoints hold the teacher's
             weights too. Defaults to False.
         fold_batch_norm (bool): Folds the teacher's batch norms into its
-            convolutions. Records equal to about 1e-5. Defaults to False.
+            convolutions and lets its activations work in place. Records
+            equal to about 1e-5, which the first batch is checked for.
+            Defaults to False.
         channels_last (bool): Runs the teacher in channels-last memory format.
             Records equal to about 1e-5. Defaults to False.
         inference_mode (bool): Runs the teacher under
@@ -330,7 +332,7 @@ class LeanTeacherDistill(SingleTeacherDistill):
             # In full precision, or rounding would hide or feign a difference.
             with torch.autocast(batch[0].device.type, enabled=False):
                 self._record(*batch)
-                before = self._teacher_tensors()
+                before = [t.clone() for t in self._teacher_tensors()]
                 fold_batch_norm(self.teacher, recorded)
                 self._record(*batch)
             _check_folding(before, self._teacher_tensors())

@@ -27,7 +27,7 @@ def load_teacher_checkpoint(teacher: nn.Module, path: str) -> None:
         checkpoint = _load_checkpoint(path, map_location='cpu')
     except OSError as error:
         raise FileNotFoundError(
-            f'teacher_ckpt "{path}" cannot be read: {error}. Set '
+            f'teacher_ckpt "{path}" cannot be read ({error}). Set '
             "model.teacher_ckpt to the teacher's checkpoint, a file or a URL."
         ) from error
     state = checkpoint.get('state_dict', checkpoint)
@@ -114,8 +114,10 @@ def inherit_weights(
 def fold_batch_norm(model: nn.Module, recorded: Iterable[str]) -> None:
     """Folds batch norms into the convolutions before them, in place.
 
-    Left alone are blocks with a recorded convolution or norm inside, since
-    its output would change, and convolutions that several norms share.
+    Activations of the folded parts work in place too, which mmrazor forbids
+    for fear of overwriting a record. Left alone are blocks with a recorded
+    convolution or norm inside, since its output would change, and
+    convolutions that several norms share.
 
     Args:
         model (nn.Module): A model in eval mode.
@@ -134,6 +136,9 @@ def fold_batch_norm(model: nn.Module, recorded: Iterable[str]) -> None:
 def _fold(module: nn.Module, name: str, kept: set[str]) -> None:
     if not any(k.startswith(f'{name}.' if name else '') for k in kept):
         fuse_conv_bn(module)
+        for part in module.modules():
+            if hasattr(part, 'inplace'):
+                part.inplace = True  # type: ignore[assignment]
         return
     for child_name, child in module.named_children():
         _fold(child, f'{name}.{child_name}' if name else child_name, kept)

@@ -303,12 +303,15 @@ def test_student_starts_as_if_it_were_alone(name):
 def test_loss_draws_nothing_from_the_students_stream():
     """Not even a teacher that samples, and a connector that masks."""
     config = tiny.distiller('neck', 0)
-    config['distill_losses'] = dict(loss_0=dict(type='MGDLoss'))
+    config['distill_losses'] = dict(
+        loss_0=dict(type='kdvit_mm.MGDLoss', alpha_mgd=1e-3)
+    )
     config['connectors'] = dict(
         mgd=dict(
-            type='mmrazor.MGDConnector',
+            type='MGDGenerator',
             student_channels=16,
             teacher_channels=16,
+            lambda_mgd=0.5,
         )
     )
     mapping = config['loss_forward_mappings']['loss_0']

@@ -47,16 +47,13 @@ def _numbered(tensors, name, dtype=torch.float64):
     ]
 
 
-@parametrize('reviewkd')
+@parametrize('reviewkd', 'det', 'cls')
 @pytest.mark.parametrize(
     ('dtype', 'rtol', 'atol'),
     [(torch.float64, 1e-10, 1e-12), (torch.float32, 1e-4, 1e-5)],
     ids=['float64', 'float32'],
 )
 def test_golden(case, dtype, rtol, atol):
-    if case.settings['label'].startswith('hcl'):
-        pytest.skip('the loss alone')
-
     def close(actual, expected):
         torch.testing.assert_close(
             actual.to(dtype), expected.to(dtype), rtol=rtol, atol=atol

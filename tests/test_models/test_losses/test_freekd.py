@@ -37,14 +37,11 @@ def _loss(tokens=3, dtype=torch.float64):
     return loss
 
 
-@parametrize('freekd')
+@parametrize('freekd', 'distil')
 @pytest.mark.parametrize(
     ('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-5)]
 )
 def test_golden(case, dtype, tolerance):
-    if not case.settings['label'].startswith('distil'):
-        pytest.skip('not the loss')
-
     def close(actual, expected):
         torch.testing.assert_close(
             actual, expected.to(dtype), rtol=tolerance, atol=tolerance / 100

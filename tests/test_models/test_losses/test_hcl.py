@@ -5,13 +5,11 @@ from kdvit_mm.models.losses.hcl import HCLLoss
 from tests.golden import parametrize
 
 
-@parametrize('reviewkd')
+@parametrize('reviewkd', 'hcl')
 @pytest.mark.parametrize(
     ('dtype', 'tolerance'), [(torch.float64, 1e-10), (torch.float32, 1e-5)]
 )
 def test_golden(case, dtype, tolerance):
-    if not case.settings['label'].startswith('hcl'):
-        pytest.skip('with the connector, in test_reviewkd.py')
     student = case.inputs['student.0'].to(dtype, copy=True).requires_grad_()
     loss = HCLLoss()(student, case.inputs['teacher.0'].to(dtype))
     loss.backward()
