@@ -110,7 +110,7 @@ setup(
     package_data={PACKAGE: ['datasets/README.md', 'py.typed']},
     install_requires=read_requirements('mminstall', 'runtime'),
     extras_require={
-        'optional': read_requirements('optional'),
+        'optional': read_requirements('optional'),  # not openmim, see there
         'tests': read_requirements('tests'),
         'docs': read_requirements('docs'),
     },

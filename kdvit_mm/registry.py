@@ -1,9 +1,9 @@
 """Registries of scope ``kdvit_mm``: children of mmrazor's registries.
 
 A class registered here is found as ``kdvit_mm.Name`` from every scope of the
-OpenMMLab family, and as plain ``Name`` inside the scopes ``kdvit_mm`` and
-``mmrazor``, unless mmrazor has a class of that name itself: a recipe written
-for mmrazor keeps its meaning.
+OpenMMLab family and as plain ``Name`` in the scope ``kdvit_mm``. In the scope
+``mmrazor`` plain ``Name`` finds it too, unless mmrazor has a class of that
+name itself: a recipe written for mmrazor keeps its meaning.
 """
 
 import difflib

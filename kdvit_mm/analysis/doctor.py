@@ -702,9 +702,10 @@ def _judge_scale(findings: Findings, loss: LossInfo, where: str) -> None:
             'weight, unless you train in float16.'
         )
     else:
-        advice = f'{change} {where}.loss_weight'
+        advice = f'{change} the weights of {where}'
         if loss.weight:
-            advice += (
+            advice = (
+                f'{change} {where}.loss_weight'
                 f': at {loss.weight / loss.grad_ratio:.2g} the two gradients '
                 'are equally long'
             )

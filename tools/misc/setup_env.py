@@ -150,13 +150,10 @@ class Environment:
         self.install('torch', 'torchvision', 'numpy')
         self.install_mmcv()
         self.install(
-            *(flag for name in ('mminstall', 'runtime', 'tests')
+            *(flag for name in ('mminstall', 'runtime', 'optional', 'tests')
               for flag in ('-r', str(REQUIREMENTS / f'{name}.txt')))
         )  # fmt: skip
-        optional = (REQUIREMENTS / 'optional.txt').read_text().splitlines()
-        names = [line for line in optional if line and line[0] != '#']
-        self.install(*(n for n in names if not n.startswith('openmim')))
-        self.install('--no-deps', names[0])
+        self.install('--no-deps', '-r', str(REQUIREMENTS / 'nodeps.txt'))
         self.pip(
             'install', '-q', '--no-deps', '--no-build-isolation', '-e', '.'
         )

@@ -18,7 +18,7 @@ import contextlib
 import functools
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +36,7 @@ def apply(module: ModuleType) -> None:
     """Replaces the module's own ``torch.load``, or marks what resumes."""
     if module.__name__ == 'mmengine.runner.checkpoint':
         module.torch = _TorchWithSafeLoad('torch')  # type: ignore[attr-defined]
+        module.load_url = _protected(module.load_url)  # type: ignore[attr-defined]
     else:
         _patch_resume(module.Runner)  # type: ignore[attr-defined]
 
@@ -93,17 +94,25 @@ class _TorchWithSafeLoad(ModuleType):
     def load(file: Any, map_location: Any = None, **kwargs: Any) -> Any:
         if file in _trusted:
             return torch.load(file, map_location, weights_only=False, **kwargs)
+        return _protected(torch.load)(file, map_location, **kwargs)
+
+
+def _protected(load: Callable) -> Callable:
+    """Adds the protection to a loader of files or, as ``load_url``, URLs."""
+
+    @functools.wraps(load)
+    def load_protected(source: Any, *args: Any, **kwargs: Any) -> Any:
         with torch.serialization.safe_globals(_harmless_globals()):
             try:
-                return torch.load(
-                    file, map_location, weights_only=True, **kwargs
-                )
+                return load(source, *args, weights_only=True, **kwargs)
             except pickle.UnpicklingError as error:
                 raise pickle.UnpicklingError(
-                    f'{file} holds more than weights and was not loaded: '
+                    f'{source} holds more than weights and was not loaded: '
                     f'{error}\nIf you trust its source, save its state_dict '
                     'alone with torch.save and load that file.'
                 ) from error
+
+    return load_protected
 
 
 def _patch_resume(runner_class: Any) -> None:

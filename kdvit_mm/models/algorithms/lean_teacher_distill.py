@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.distillers import ConfigurableDistiller
@@ -140,14 +141,20 @@ class LeanTeacherDistill(SingleTeacherDistill):
             )
         # Built first, as the student alone would be, from the same stream.
         if isinstance(architecture, dict):
-            architecture = MODELS.build(_in_own_scope(architecture))
+            architecture = _in_own_scope(architecture)
+            if 'data_preprocessor' not in architecture:
+                # The runner hands a preprocessor at the config's top level to
+                # the algorithm; the student knows its type and scope.
+                architecture['data_preprocessor'] = data_preprocessor
+                data_preprocessor = None
+            architecture = MODELS.build(architecture)
         if isinstance(teacher, dict):
             teacher = _in_own_scope(teacher)
         seed = torch.initial_seed()
         with isolated_rng(seed):
             super().__init__(
                 architecture=architecture,
-                distiller=dict(distiller, _scope_='kdvit_mm'),
+                distiller=_in_plugin_scope(distiller),
                 teacher=teacher,
                 student_trainable=student_trainable,
                 calculate_student_loss=calculate_student_loss,
@@ -370,14 +377,30 @@ class LeanTeacherDistill(SingleTeacherDistill):
 
 
 def _in_own_scope(model: dict) -> dict:
-    """Builds ``mmdet.GFL`` in the scope mmdet, with the defaults it has there.
+    """Names the scope of a task package's model, where its defaults are.
 
-    A GFL head names its box coder without a scope, for example.
+    A GFL head, for example, names its box coder without a scope.
     """
     scope, _, name = str(model.get('type', '')).rpartition('.')
-    if not scope or '_scope_' in model:
-        return model
-    return type(model)(model, _scope_=scope, type=name)
+    if name and not scope and MODELS.get(name) is None:
+        for package in ('mmdet', 'mmseg', 'mmpretrain'):
+            if MODELS.get(f'{package}.{name}') is not None:
+                scope = package
+                break
+    if scope and '_scope_' not in model:
+        return type(model)(model, _scope_=scope, type=name)
+    return type(model)(model)
+
+
+def _in_plugin_scope(distiller: dict) -> dict:
+    """Lets a distiller be named without scope in a config of any scope.
+
+    In the scope mmrazor the names keep the meaning that they have there.
+    """
+    current = DefaultScope.get_current_instance()
+    if current is not None and current.scope_name == 'mmrazor':
+        return distiller
+    return type(distiller)({'_scope_': 'kdvit_mm', **distiller})
 
 
 def _leave_out_teacher(

@@ -1,0 +1,14 @@
+"""Configuration of Sphinx; ``make docs`` builds ``docs/_build``."""
+
+import runpy
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+project = 'kdvit_mm'
+author = 'kdvit_mm contributors'
+# Not imported: the package would load mmrazor and torch.
+release = runpy.run_path(str(ROOT / project / 'version.py'))['__version__']
+extensions = ['myst_parser']
+exclude_patterns = ['_build']
+myst_heading_anchors = 3
