@@ -99,8 +99,8 @@ class Environment:
         command = [self.python, '-c', code]
         return subprocess.check_output(command, text=True).strip()
 
-    def install_mmcv(self) -> None:
-        """Installs mmcv from the wheel built against this very torch."""
+    def install_mmcv(self) -> Path:
+        """Installs the mmcv built against this very torch; says from where."""
         key = self.output(
             'import platform, sys, torch; print("cp%d%d" % '
             'sys.version_info[:2], sys.platform, platform.machine(), '
@@ -115,14 +115,7 @@ class Environment:
             'install', '-q', '--no-deps', '--no-index', '--find-links',
             str(wheels), '--force-reinstall', MMCV,
         )  # fmt: skip
-        try:
-            self.output('import mmcv.ops')
-        except subprocess.CalledProcessError:
-            shutil.rmtree(wheels)
-            sys.exit(
-                f'the kept mmcv wheel does not fit {key}; it was deleted. '
-                'Run the command again to build it anew.'
-            )
+        return wheels
 
     def build_mmcv(self, wheels: Path) -> None:
         """Builds mmcv's wheel with its compiled operators."""
@@ -148,7 +141,7 @@ class Environment:
         print(f'setting up {self.folder.name}')
         self.install('pip', 'setuptools', 'wheel', 'ninja', 'psutil')
         self.install('torch', 'torchvision', 'numpy')
-        self.install_mmcv()
+        wheels = self.install_mmcv()
         self.install(
             *(flag for name in ('mminstall', 'runtime', 'optional', 'tests')
               for flag in ('-r', str(REQUIREMENTS / f'{name}.txt')))
@@ -157,6 +150,14 @@ class Environment:
         self.pip(
             'install', '-q', '--no-deps', '--no-build-isolation', '-e', '.'
         )
+        try:
+            self.output('import mmcv.ops')
+        except subprocess.CalledProcessError:
+            shutil.rmtree(wheels)
+            sys.exit(
+                f'the mmcv kept in {wheels.name} does not load; it was '
+                'deleted. Run the command again to build it anew.'
+            )
         self.run('-c', 'import kdvit_mm')
         self.stamp.write_text(state)
 
