@@ -55,7 +55,7 @@ def test_config_in_the_readme_builds(tmp_path):
         r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S
     )
     assert code is not None
-    student = ROOT / 'configs/demo/gfl_r18-w0.125_fpn_12e_digits-224.py'
+    student = ROOT / 'configs/demo/gfl_r18-w0.125_fpn_10e_digits-224.py'
     text = code[1].replace("'./my_student.py'", repr(str(student)))
     # No download here; the published teacher has 256 channels in its neck.
     text = text.replace('pretrained=True', 'pretrained=False')
@@ -63,7 +63,7 @@ def test_config_in_the_readme_builds(tmp_path):
     config.write_text(text)
     cfg = Config.fromfile(config)
     cfg.model.teacher = Config.fromfile(
-        ROOT / 'configs/demo/gfl_r18-w0.5_fpn_12e_digits-224.py'
+        ROOT / 'configs/demo/gfl_r18-w0.5_fpn_10e_digits-224.py'
     ).model
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)

@@ -41,9 +41,9 @@ class Recipe(NamedTuple):
 MAP = {'mAP': 'coco/bbox_mAP', 'mAP50': 'coco/bbox_mAP_50'}
 RECIPES = {
     ('det', 'digits'): Recipe(
-        'gfl_r18-w0.5_fpn_12e_digits-224',
-        'gfl_r18-w0.125_fpn_12e_digits-224',
-        'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_12e_digits-224',
+        'gfl_r18-w0.5_fpn_10e_digits-224',
+        'gfl_r18-w0.125_fpn_10e_digits-224',
+        'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224',
         MAP,
     ),
     ('det', 'bccd'): Recipe(
@@ -59,9 +59,9 @@ RECIPES = {
         {'mIoU': 'mIoU', 'aAcc': 'aAcc'},
     ),
     ('cls', 'digits'): Recipe(
-        'resnet18-w0.5_12e_digits-32',
-        'resnet18-w0.0625_12e_digits-32',
-        'kd_logits_resnet18-w0.5_resnet18-w0.0625_12e_digits-32',
+        'resnet18-w0.5_10e_digits-32',
+        'resnet18-w0.0625_10e_digits-32',
+        'kd_logits_resnet18-w0.5_resnet18-w0.0625_10e_digits-32',
         {'top-1': 'accuracy/top1'},
     ),
 }

@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/gfl_r18_fpn_small.py',
     '../_base_/datasets/bccd_detection.py',
-    '../_base_/schedules/adamw_12e.py',
+    '../_base_/schedules/adamw_10e.py',
     '../_base_/runtime/det_runtime.py',
 ]
 max_epochs = 24

@@ -21,9 +21,9 @@ from mmdet.registry import MODELS as MMDET_MODELS
 from mmengine.config import Config
 
 ROOT = Path(__file__).resolve().parents[2]
-TEACHER = 'gfl_r18-w0.5_fpn_12e_digits-224'
-STUDENT = 'gfl_r18-w0.125_fpn_12e_digits-224'
-DISTILLED = 'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_12e_digits-224'
+TEACHER = 'gfl_r18-w0.5_fpn_10e_digits-224'
+STUDENT = 'gfl_r18-w0.125_fpn_10e_digits-224'
+DISTILLED = 'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224'
 
 pytestmark = pytest.mark.slow
 

@@ -1,10 +1,10 @@
 _base_ = [
-    './resnet18-w0.0625_12e_digits-32.py',
+    './resnet18-w0.0625_10e_digits-32.py',
     '../_base_/distillers/kd_logits.py',
 ]
 import mmengine
 
-teacher = 'resnet18-w0.5_12e_digits-32'
+teacher = 'resnet18-w0.5_10e_digits-32'
 model = dict(
     _delete_=True,
     _scope_='kdvit_mm',

@@ -1,9 +1,9 @@
 # A short AdamW schedule for small models on the CPU.
-max_epochs = 12
+max_epochs = 10
 train_cfg = dict(
     type='mmengine.EpochBasedTrainLoop',
     max_epochs=max_epochs,
-    val_interval=4)
+    val_interval=5)
 val_cfg = dict(type='mmengine.ValLoop')
 test_cfg = dict(type='mmengine.TestLoop')
 optim_wrapper = dict(

@@ -1,10 +1,10 @@
 _base_ = [
-    './gfl_r18-w0.125_fpn_12e_digits-224.py',
+    './gfl_r18-w0.125_fpn_10e_digits-224.py',
     '../_base_/distillers/cwd_fpn.py',
 ]
 import mmengine
 
-teacher = 'gfl_r18-w0.5_fpn_12e_digits-224'
+teacher = 'gfl_r18-w0.5_fpn_10e_digits-224'
 model = dict(
     _delete_=True,
     _scope_='kdvit_mm',

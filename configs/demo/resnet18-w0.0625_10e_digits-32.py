@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/models/resnet18_cifar_small.py',
     '../_base_/datasets/digits_classification.py',
-    '../_base_/schedules/adamw_12e.py',
+    '../_base_/schedules/adamw_10e.py',
     '../_base_/runtime/cls_runtime.py',
 ]
 auto_scale_lr = dict(base_batch_size=64)
