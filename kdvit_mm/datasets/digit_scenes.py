@@ -47,7 +47,7 @@ UNFINISHED = 'unfinished.json'
 MAX_DIGITS = 14
 MIN_SIDE = 10  # px
 MAX_SIDE = 0.9  # of the image
-MIN_VISIBLE = 0.7
+MIN_VISIBLE = 0.85  # of a digit's own area
 PLACE_TRIES = 10
 CROP = 32  # px, the classification images
 TRAIN_SAMPLES = 1437  # of 1797; the rest is for validation
@@ -311,7 +311,7 @@ def paint(
     colours = rng.uniform(90, 255, (16, 3))
     distances = np.linalg.norm(colours - behind, axis=1)
     # The nearest colour beyond a random contrast, so that faint ones occur.
-    distances[distances < rng.uniform(70, 150)] = np.inf
+    distances[distances < rng.uniform(100, 160)] = np.inf
     colour = colours[distances.argmin()]
     opacity = rng.uniform(0.75, 1) * alpha[..., None]
     window += opacity * (colour - window)
@@ -440,7 +440,7 @@ def detection_scene(params: DigitSceneParams, split: str, index: int) -> Scene:
     # Roughly the largest first, so that it does not hide all others.
     order = np.argsort(-sides * log_uniform(rng, 0.5, 2, count))
     labels = rng.integers(0, 10, count)
-    distractors = int(rng.integers(1, 9))
+    distractors = int(rng.integers(1, 5))
     return compose_scene(
         rng, params.size, split, labels, sides[order], distractors
     )
