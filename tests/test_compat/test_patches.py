@@ -78,7 +78,7 @@ def test_table_lists_every_patch():
     for name in compat.PATCHES:
         assert name in done.stdout
         assert (compat.patch_module(name).__doc__ or '').count('\n') > 3
-    assert 'needed here?' in done.stdout
+    assert 'needed here?' in done.stdout and 'applied?' in done.stdout
 
 
 def test_patches_are_applied_only_where_needed():
@@ -209,6 +209,12 @@ def test_truncated_checkpoint_says_what_to_do(tmp_path):
     truncate(file)
     with pytest.raises(RuntimeError, match=r'truncated or empty\. Take'):
         CheckpointLoader.load_checkpoint(str(file), 'cpu')
+
+
+def test_missing_checkpoint_says_what_to_check(tmp_path):
+    path = str(tmp_path / 'none.pth')
+    with pytest.raises(FileNotFoundError, match='Check load_from'):
+        load_checkpoint(torch.nn.Linear(1, 1), path)
 
 
 def test_writing_fails_as_a_whole(tmp_path, monkeypatch):

@@ -120,6 +120,11 @@ def _patch_loader(module: Any) -> None:
     @functools.wraps(load)
     def load_intact(cls: Any, filename: str, *args: Any, **kwargs: Any) -> Any:
         path = os.path.expanduser(filename)
+        if ':' not in filename and not os.path.isfile(path):
+            raise FileNotFoundError(
+                f'checkpoint {filename} does not exist. Check load_from, '
+                'teacher_ckpt or the path on the command line.'
+            )
         if os.path.isfile(path) and is_damaged(path):
             raise RuntimeError(
                 f'{filename} is truncated or empty. Take an earlier '
