@@ -59,9 +59,9 @@ RECIPES = {
         {'mIoU': 'mIoU', 'aAcc': 'aAcc'},
     ),
     ('cls', 'digits'): Recipe(
-        'resnet18-w0.5_10e_digits-32',
+        'resnet18-w0.25_10e_digits-32',
         'resnet18-w0.0625_10e_digits-32',
-        'kd_logits_resnet18-w0.5_resnet18-w0.0625_10e_digits-32',
+        'kd_logits_resnet18-w0.25_resnet18-w0.0625_10e_digits-32',
         {'top-1': 'accuracy/top1'},
     ),
 }

@@ -75,7 +75,7 @@ class DigitSceneParams:
         size (int): Side of the square scenes in pixels. Defaults to 224.
         train (int): Number of scenes to train on. Defaults to 800.
         val (int): Number of scenes to validate on. Defaults to 200.
-        cls_train (int): Crops per class to train on. Defaults to 300.
+        cls_train (int): Crops per class to train on. Defaults to 600.
         cls_val (int): Crops per class to validate on. Defaults to 60.
         seed (int): Seed of everything, not negative. Defaults to 0.
 
@@ -86,7 +86,7 @@ class DigitSceneParams:
     size: int = 224
     train: int = 800
     val: int = 200
-    cls_train: int = 300
+    cls_train: int = 600
     cls_val: int = 60
     seed: int = 0
 
@@ -461,9 +461,9 @@ def classification_crop(
         Scene: The scene with one digit, the same for the same arguments.
     """
     rng = np.random.default_rng([params.seed, 2 + SPLITS.index(split), index])
-    sides = rng.uniform(0.45 * CROP, MAX_SIDE * CROP, 1)
+    sides = rng.uniform(0.6 * CROP, MAX_SIDE * CROP, 1)
     labels = np.array([index % 10])
-    distractors = int(rng.integers(1, 6))
+    distractors = int(rng.integers(0, 3))
     return compose_scene(rng, CROP, split, labels, sides, distractors)
 
 

@@ -18,7 +18,7 @@ PLAIN = dict(
 DISTILLED = dict(
     det='cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224',
     seg='cwd_logits_pspnet_r18-w0.5_fcn_r18-w0.125_1k_digits-128',
-    cls='kd_logits_resnet18-w0.5_resnet18-w0.0625_10e_digits-32',
+    cls='kd_logits_resnet18-w0.25_resnet18-w0.0625_10e_digits-32',
 )
 
 

@@ -4,7 +4,7 @@ _base_ = [
 ]
 import mmengine
 
-teacher = 'resnet18-w0.5_10e_digits-32'
+teacher = 'resnet18-w0.25_10e_digits-32'
 model = dict(
     _delete_=True,
     _scope_='kdvit_mm',
