@@ -1,20 +1,15 @@
 # Masks of handwritten digits; made by tools/dataset_converters/digit_scenes.py
 dataset_type = 'kdvit_mm.DigitSegmentation'
 data_root = 'data/digit_scenes/'
-image_size = 224
-crop_size = (128, 128)
+image_size = 128
 
+# Whole scenes, made smaller: a part of a large digit could be any digit.
 # No flip: a mirrored digit is another sign.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='mmseg.LoadAnnotations'),
     dict(
-        type='RandomResize',
-        scale=(image_size, image_size),
-        ratio_range=(0.6, 1.2),
-        keep_ratio=True,
-        resize_type='mmseg.Resize'),
-    dict(type='mmseg.RandomCrop', crop_size=crop_size, cat_max_ratio=0.9),
+        type='mmseg.Resize', scale=(image_size, image_size), keep_ratio=True),
     dict(
         type='mmseg.PhotoMetricDistortion',
         brightness_delta=24,
