@@ -47,4 +47,6 @@ def test_unknown_key_names_the_closest():
     from kdvit_mm.registry import HOOKS
 
     with pytest.raises(TypeError, match='Did you mean "detach_epoch"'):
-        HOOKS.build(dict(type='DistillationLossDetachHook', detach_epochs=3))
+        HOOKS.build(
+            dict(type='kdvit_mm.DistillationLossDetachHook', detach_epochs=3)
+        )

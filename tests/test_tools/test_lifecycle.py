@@ -72,6 +72,12 @@ class Scratch:
             **options,
         )
 
+    def find_package(self, cwd: Path) -> str:
+        code = 'from mim.utils import get_installed_path as path; '
+        code += 'print(path("kdvit_mm"))'
+        output = self.run(str(self.python), '-c', code, cwd=cwd)
+        return output.splitlines()[-1]
+
     def run(self, *command: str, cwd: Path) -> str:
         process = self.start(*command, cwd=cwd)
         output, _ = process.communicate(timeout=300)
@@ -177,14 +183,7 @@ def test_kill_in_the_middle_of_an_epoch_then_resume(
     scratch, options, straight, tmp_path
 ):
     """The resumed run ends with the weights of the uninterrupted one."""
-    tools = subprocess.check_output(
-        [
-            scratch.python, '-c',
-            'from mim.utils import get_installed_path as path; '
-            'print(path("kdvit_mm"))',
-        ],
-        text=True, cwd=tmp_path,
-    ).strip()  # fmt: skip
+    tools = scratch.find_package(tmp_path)
     command = [
         'python', f'{tools}/.mim/tools/train.py',
         f'{tools}/.mim/configs/demo/{DISTILLED}.py',
@@ -259,14 +258,7 @@ def test_mim_train_mmrazor_with_the_old_launcher(scratch, options, tmp_path):
 def test_dist_train_and_dist_test_with_two_processes(
     scratch, options, tmp_path
 ):
-    tools = subprocess.check_output(
-        [
-            scratch.python, '-c',
-            'from mim.utils import get_installed_path as path; '
-            'print(path("kdvit_mm"))',
-        ],
-        text=True, cwd=tmp_path,
-    ).strip()  # fmt: skip
+    tools = scratch.find_package(tmp_path)
     config = str(ROOT / 'configs' / 'demo' / f'{DISTILLED}.py')
     started = time.time()
     output = scratch.run(

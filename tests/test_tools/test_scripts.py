@@ -30,7 +30,10 @@ def test_shell_scripts_parse_and_are_executable(script):
 
 
 def test_ctrl_c_says_how_to_go_on(digits, tmp_path):
-    options = [f'train_dataloader.dataset.data_root={digits}/']
+    options = [
+        f'{part}_dataloader.dataset.data_root={digits}/'
+        for part in ('train', 'val', 'test')
+    ]
     options += ['train_cfg.max_epochs=1000', 'train_cfg.val_interval=1000']
     process = subprocess.Popen(
         command(
@@ -45,7 +48,7 @@ def test_ctrl_c_says_how_to_go_on(digits, tmp_path):
             break
     process.send_signal(signal.SIGINT)
     rest = process.stdout.read()
-    assert process.wait(60) == 130
+    assert process.wait(60) == 130, rest[-2000:]
     assert 'Stopped by hand at epoch' in rest and '--resume' in rest
     assert 'Traceback' not in rest
     last = Path((tmp_path / 'last_checkpoint').read_text())
