@@ -47,9 +47,9 @@ RECIPES = {
         MAP,
     ),
     ('det', 'bccd'): Recipe(
-        'gfl_r18-w0.5_fpn_24e_bccd-320',
-        'gfl_r18-w0.125_fpn_24e_bccd-320',
-        'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_24e_bccd-320',
+        'gfl_r18-w0.5_fpn_16e_bccd-320',
+        'gfl_r18-w0.125_fpn_16e_bccd-320',
+        'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_16e_bccd-320',
         MAP,
     ),
     ('seg', 'digits'): Recipe(

@@ -1,10 +1,10 @@
 _base_ = [
-    './gfl_r18-w0.125_fpn_24e_bccd-320.py',
+    './gfl_r18-w0.125_fpn_16e_bccd-320.py',
     '../_base_/distillers/cwd_fpn.py',
 ]
 import mmengine
 
-teacher = 'gfl_r18-w0.5_fpn_24e_bccd-320'
+teacher = 'gfl_r18-w0.5_fpn_16e_bccd-320'
 model = dict(
     _delete_=True,
     _scope_='kdvit_mm',

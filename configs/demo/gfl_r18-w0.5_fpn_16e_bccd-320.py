@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/schedules/adamw_10e.py',
     '../_base_/runtime/det_runtime.py',
 ]
-max_epochs = 24
+max_epochs = 16
 train_cfg = dict(max_epochs=max_epochs, val_interval=8)
 param_scheduler = [
     dict(
