@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import time
 from pathlib import Path
 
 import pytest
@@ -263,7 +262,6 @@ def test_dist_train_and_dist_test_with_two_processes(
 ):
     tools = scratch.find_package(tmp_path)
     config = str(ROOT / 'configs' / 'demo' / f'{DISTILLED}.py')
-    started = time.time()
     output = scratch.run(
         'env', f'PORT={free_port()}',
         f'{tools}/.mim/tools/dist_train.sh', config, '2',
@@ -280,7 +278,6 @@ def test_dist_train_and_dist_test_with_two_processes(
         '--work-dir', str(tmp_path / 't'), *options, cwd=tmp_path,
     )  # fmt: skip
     assert 'Epoch(test) [1/1]' in ' '.join(output.split())
-    assert time.time() > started
 
 
 def test_uninstalling_removes_the_startup_file(scratch):

@@ -21,7 +21,6 @@ def test_truth_and_prediction_are_drawn(task, digits, tmp_path):
     cfg = read_config(PLAIN[task], digits, tmp_path / f'draw_{task}', 1)
     if task == 'det':
         # An untrained head is sure of nothing.
-        cfg.model.bbox_head.loss_cls.beta = 2.0
         cfg.model.test_cfg.score_thr = 0.0
     runner = Runner.from_cfg(cfg)
     dataset = runner.test_dataloader.dataset

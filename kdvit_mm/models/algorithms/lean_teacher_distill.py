@@ -369,10 +369,9 @@ class LeanTeacherDistill(SingleTeacherDistill):
             f'{prefix}teacher.{key}': value
             for key, value in self.teacher.state_dict().items()
         }
-        if not self.teacher_in_checkpoint:
-            state_dict.update(teacher)
         for key, value in teacher.items():
-            state_dict.setdefault(key, value)
+            if key not in state_dict or not self.teacher_in_checkpoint:
+                state_dict[key] = value
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
