@@ -2,6 +2,7 @@
 # make test   set-up, then lint, types and all tests
 ENV ?= torch211
 TASK ?= det
+METHOD ?=
 DATA ?= digits
 VENV := $(if $(filter torch21,$(ENV)),.venv-torch21,.venv)
 PYTHON := $(VENV)/bin/python
@@ -16,6 +17,7 @@ setup:
 demo: setup
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) tools/demo.py \
 		--task $(TASK) --data $(DATA) \
+		$(if $(METHOD),--method $(METHOD)) \
 		$(if $(DATA_ROOT),--data-root $(DATA_ROOT))
 
 lint: setup

@@ -21,12 +21,11 @@ from mmengine.runner import Runner
 from prettytable import PrettyTable, TableStyle
 
 from kdvit_mm.analysis.doctor import count_flops
-from kdvit_mm.datasets import DigitSceneParams, make_digit_scenes
+from kdvit_mm.datasets.preparation import data_options, prepare_data
 from kdvit_mm.visualization import draw_sample, plot_grid, plot_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
-DIGITS = 'data/digit_scenes'
 
 
 class Recipe(NamedTuple):
@@ -38,27 +37,31 @@ class Recipe(NamedTuple):
     metrics: dict[str, str]
 
 
-MAP = {'mAP': 'coco/bbox_mAP', 'mAP50': 'coco/bbox_mAP_50'}
-RECIPES = {
-    ('det', 'digits'): Recipe(
-        'gfl_r18-w0.5_fpn_10e_digits-224',
-        'gfl_r18-w0.125_fpn_10e_digits-224',
-        'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224',
-        MAP,
-    ),
-    ('det', 'bccd'): Recipe(
-        'gfl_r18-w0.5_fpn_16e_bccd-320',
-        'gfl_r18-w0.125_fpn_16e_bccd-320',
-        'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_16e_bccd-320',
-        MAP,
-    ),
-    ('seg', 'digits'): Recipe(
+DETECTION = {'digits': '10e_digits-224', 'bccd': '16e_bccd-320'}
+DEFAULTS = {'det': 'mmrazor-cwd', 'seg': 'cwd', 'cls': 'kd'}
+PROMPTS = 'freekd_prompts_gfl_r18-w0.5_2e_{}.py'
+# Methods of the detection demo and where they distil.
+METHODS = {
+    'mmrazor-cwd': 'fpn',
+    'cwd': 'fpn',
+    'fgd': 'fpn',
+    'mgd': 'fpn',
+    'ld': 'head',
+    'reviewkd': 'fpn',
+    'dkd': 'roi',
+    'pkd': 'fpn',
+    'defeat': 'fpn',
+    'dist': 'head',
+    'freekd': 'fpn',
+}
+OTHERS = {
+    'seg': Recipe(
         'pspnet_r18-w0.5-d8_1k_digits-128',
         'fcn_r18-w0.125-d8_1k_digits-128',
         'cwd_logits_pspnet_r18-w0.5_fcn_r18-w0.125_1k_digits-128',
         {'mIoU': 'mIoU', 'aAcc': 'aAcc'},
     ),
-    ('cls', 'digits'): Recipe(
+    'cls': Recipe(
         'resnet18-w0.25_10e_digits-32',
         'resnet18-w0.0625_10e_digits-32',
         'kd_logits_resnet18-w0.25_resnet18-w0.0625_10e_digits-32',
@@ -67,49 +70,39 @@ RECIPES = {
 }
 
 
+def detection_recipe(data: str, method: str) -> Recipe:
+    """Configs of a detection method; DKD distils a two-stage detector."""
+    detector = 'faster-rcnn' if method == 'dkd' else 'gfl'
+    teacher, student = f'{detector}_r18-w0.5', f'{detector}_r18-w0.125'
+    schedule = DETECTION[data]
+    return Recipe(
+        f'{teacher}_fpn_{schedule}',
+        f'{student}_fpn_{schedule}',
+        f'{method}_{METHODS[method]}_{teacher}_{student}_{schedule}',
+        {'mAP': 'coco/bbox_mAP', 'mAP50': 'coco/bbox_mAP_50'},
+    )
+
+
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--task', choices=['det', 'seg', 'cls'], default='det')
-    parser.add_argument('--data', choices=['digits', 'bccd'], default='digits')
+    parser.add_argument('--data', choices=[*DETECTION], default='digits')
+    parser.add_argument(
+        '--method',
+        choices=[*METHODS],
+        help='of the detection demo; mmrazor-cwd if not given',
+    )
     parser.add_argument('--data-root', help='folder of the data set')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', default='work_dirs/demo')
     args = parser.parse_args()
-    if (args.task, args.data) not in RECIPES:
-        parser.error(f'there is no {args.task} demo on {args.data}')
-    return args
-
-
-def prepare_data(data: str, root: str | None) -> None:
-    """Makes the embedded data set, or checks that the other one is there."""
-    if data == 'digits':
-        make_digit_scenes(root or DIGITS, DigitSceneParams(), workers=2)
-    elif not Path(root or f'data/{data}', 'annotations').is_dir():
-        sys.exit(
-            f'{data} is not in {root or f"data/{data}"}: put its folders '
-            'annotations/ (COCO json) and images/ there, or name the folder '
-            'with DATA_ROOT=... (make) or --data-root.'
+    if args.task != 'det' and (args.data != 'digits' or args.method):
+        parser.error(
+            f'the {args.task} demo has one method and is on digits: leave out '
+            '--method and --data'
         )
-
-
-def data_options(config: Path, root: str | None) -> dict[str, str]:
-    """Config options that point a config at another data folder."""
-    if root is None:
-        return {}
-    cfg = Config.fromfile(config)
-    old, new = cfg.data_root, str(Path(root)) + '/'
-    options = {
-        f'{part}_dataloader.dataset.data_root': new
-        for part in ('train', 'val', 'test')
-    }
-    for part in ('val', 'test'):
-        annotations = cfg[f'{part}_evaluator'].get('ann_file')
-        if annotations:
-            options[f'{part}_evaluator.ann_file'] = annotations.replace(
-                old, new
-            )
-    return options
+    return args
 
 
 def train(config: Path, work_dir: Path, options: dict[str, Any]) -> Path:
@@ -123,7 +116,7 @@ def train(config: Path, work_dir: Path, options: dict[str, Any]) -> Path:
     Returns:
         Path: The last checkpoint.
     """
-    print(f'\n== {work_dir.name}: {config.stem}', flush=True)
+    print(f'\n== {config.stem}', flush=True)
     command = [
         sys.executable, str(ROOT / 'tools' / 'train.py'), str(config),
         '--work-dir', str(work_dir), '--resume',
@@ -220,24 +213,38 @@ def main() -> None:
     """Runs the demo from data to pictures."""
     args = parse_args()
     start = time.time()
-    recipe = RECIPES[args.task, args.data]
-    out = Path(args.out, f'{args.task}_{args.data}_seed{args.seed}')
-    prepare_data(args.data, args.data_root)
+    method = args.method or DEFAULTS[args.task]
+    recipe = OTHERS.get(args.task) or detection_recipe(args.data, method)
+    # Methods share the teacher and the student alone.
+    runs = Path(args.out, f'{args.task}_{args.data}_seed{args.seed}')
+    out = runs / method
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        prepare_data(args.data, args.data_root)
+    except FileNotFoundError as error:
+        sys.exit(str(error))
 
     config = {
         'teacher': CONFIGS / f'{recipe.teacher}.py',
         'student': CONFIGS / f'{recipe.student}.py',
         'distilled': CONFIGS / f'{recipe.distilled}.py',
     }
+    folder = {name: runs / path.stem for name, path in config.items()}
     options: dict[str, Any] = data_options(config['teacher'], args.data_root)
     options['randomness.seed'] = args.seed
-    teacher = train(config['teacher'], out / 'teacher', options)
-    student = train(config['student'], out / 'student', options)
-    distilled = train(
-        config['distilled'],
-        out / 'distilled',
-        options | {'model.teacher_ckpt': teacher},
-    )
+    teacher = train(config['teacher'], folder['teacher'], options)
+    student = train(config['student'], folder['student'], options)
+    distil_options = options | {'model.teacher_ckpt': teacher}
+    if method == 'freekd':
+        prompts = CONFIGS / PROMPTS.format(DETECTION[args.data].split('_')[1])
+        distil_options[
+            'model.distiller.distill_losses.loss_freekd.prompt_ckpt'
+        ] = train(
+            prompts,
+            runs / prompts.stem,
+            options | {'model.architecture.init_cfg.checkpoint': teacher},
+        )
+    distilled = train(config['distilled'], folder['distilled'], distil_options)
     exported = out / 'student_distilled.pth'
     subprocess.run(
         [
@@ -264,7 +271,7 @@ def main() -> None:
     (out / 'table.md').write_text(f'{table}\n')
     draw_predictions(runners, out / 'predictions.png')
     plot_runs(
-        {name: out / name for name in config},
+        folder,
         next(iter(recipe.metrics.values())),
         out / 'curves.png',
     )

@@ -1,15 +1,5 @@
 _base_ = [
-    './gfl_r18-w0.125_fpn_10e_digits-224.py',
-    '../_base_/distillers/cwd_fpn.py',
+    '../_base_/pairs/gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224.py',
+    '../_base_/distillers/cwd_fpn_small.py',
 ]
-import mmengine
-
-teacher = 'gfl_r18-w0.5_fpn_10e_digits-224'
-model = dict(
-    _delete_=True,
-    _scope_='kdvit_mm',
-    type='LeanTeacherDistill',
-    architecture=_base_.model,
-    teacher=mmengine.Config.fromfile(f'{{ fileDirname }}/{teacher}.py').model,
-    teacher_ckpt=f'work_dirs/{teacher}/epoch_{_base_.max_epochs}.pth',
-    distiller=_base_.distiller)
+model = dict(distiller=_base_.distiller)

@@ -1,15 +1,5 @@
 _base_ = [
-    './fcn_r18-w0.125-d8_1k_digits-128.py',
+    '../_base_/pairs/pspnet_r18-w0.5_fcn_r18-w0.125_1k_digits-128.py',
     '../_base_/distillers/cwd_logits.py',
 ]
-import mmengine
-
-teacher = 'pspnet_r18-w0.5-d8_1k_digits-128'
-model = dict(
-    _delete_=True,
-    _scope_='kdvit_mm',
-    type='LeanTeacherDistill',
-    architecture=_base_.model,
-    teacher=mmengine.Config.fromfile(f'{{ fileDirname }}/{teacher}.py').model,
-    teacher_ckpt=f'work_dirs/{teacher}/iter_{_base_.max_iters}.pth',
-    distiller=_base_.distiller)
+model = dict(distiller=_base_.distiller)

@@ -1,15 +1,5 @@
 _base_ = [
-    './resnet18-w0.0625_10e_digits-32.py',
+    '../_base_/pairs/resnet18-w0.25_resnet18-w0.0625_10e_digits-32.py',
     '../_base_/distillers/kd_logits.py',
 ]
-import mmengine
-
-teacher = 'resnet18-w0.25_10e_digits-32'
-model = dict(
-    _delete_=True,
-    _scope_='kdvit_mm',
-    type='LeanTeacherDistill',
-    architecture=_base_.model,
-    teacher=mmengine.Config.fromfile(f'{{ fileDirname }}/{teacher}.py').model,
-    teacher_ckpt=f'work_dirs/{teacher}/epoch_{_base_.max_epochs}.pth',
-    distiller=_base_.distiller)
+model = dict(distiller=_base_.distiller)

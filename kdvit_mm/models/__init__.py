@@ -1,5 +1,19 @@
-"""Algorithms, distill losses and connectors."""
+"""Algorithms, distill losses, connectors, recorders, selectors, backbones."""
 
-from kdvit_mm.models import algorithms, connectors, losses
+from kdvit_mm.models import (
+    algorithms,
+    backbones,
+    connectors,
+    losses,
+    recorders,
+    selectors,
+)
 
-__all__ = ['algorithms', 'connectors', 'losses']
+__all__ = [
+    'algorithms',
+    'backbones',
+    'connectors',
+    'losses',
+    'recorders',
+    'selectors',
+]

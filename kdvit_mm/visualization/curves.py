@@ -1,6 +1,7 @@
 """Curves of training runs, from mmengine's json logs."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -40,12 +41,12 @@ def _sum_losses(record: dict[str, float], distill: bool) -> float | None:
 
 
 def plot_runs(
-    runs: dict[str, str | Path], metric: str, file: str | Path
+    runs: Mapping[str, str | Path], metric: str, file: str | Path
 ) -> None:
     """Plots task loss, distill loss and a metric of several runs.
 
     Args:
-        runs (dict[str, str | Path]): Work directory by the name in the plot.
+        runs (Mapping[str, str | Path]): Work directory by the name in the plot.
         metric (str): Logged key of the metric, such as ``'mIoU'``.
         file (str | Path): Picture file to write.
     """

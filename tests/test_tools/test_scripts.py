@@ -65,7 +65,7 @@ def test_wrong_options_end_with_a_sentence(tmp_path):
     done = run('train.py', config, '--auto-scale-lr')
     assert 'auto_scale_lr=dict(base_batch_size=N)' in done.stderr
     done = run('demo.py', '--task', 'seg', '--data', 'bccd')
-    assert 'there is no seg demo on bccd' in done.stderr
+    assert 'the seg demo has one method and is on digits' in done.stderr
     done = run('demo.py', '--data', 'bccd', cwd=tmp_path)
     assert 'DATA_ROOT=' in done.stderr
 

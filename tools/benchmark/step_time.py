@@ -8,8 +8,6 @@ the ratios within a round.
 
 import argparse
 import copy
-import gc
-import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
@@ -24,6 +22,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from prettytable import PrettyTable
 
+from kdvit_mm.analysis.timing import tensor_memory, time_in_turn
 from kdvit_mm.models.algorithms import LeanTeacherDistill
 from kdvit_mm.registry import MODELS
 
@@ -199,41 +198,13 @@ def build_steps(
     return steps
 
 
-def tensor_memory(step: Callable[[], None], device: str) -> float:
-    """Peak of the memory that one step allocates for tensors, in MiB."""
-    gc.collect()
-    if device.startswith('cuda'):
-        torch.cuda.reset_peak_memory_stats()
-        start = torch.cuda.memory_allocated()
-        step()
-        return (torch.cuda.max_memory_allocated() - start) / 2**20
-    activity = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activity, profile_memory=True) as p:
-        step()
-    held = peak = 0
-    for event in p.profiler.kineto_results.events():
-        if event.name() == '[memory]':
-            held += event.nbytes()
-            peak = max(peak, held)
-    return peak / 2**20
-
-
 def main() -> None:
     """Measures all rows and prints the table."""
     args = parse_args()
     init_default_scope('mmdet')
     torch.manual_seed(0)
     steps = build_steps(args)
-    for step in steps.values():
-        step()
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(args.rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if args.device.startswith('cuda'):
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
+    seconds = time_in_turn(steps, args.rounds, args.device)
     table = PrettyTable()
     table.field_names = ['step', 'seconds', 'ratio to bound', 'peak MiB']
     table.align = 'r'

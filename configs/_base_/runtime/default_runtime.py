@@ -1,4 +1,4 @@
-custom_imports = dict(imports=['kdvit_mm'], allow_failed_imports=False)
+_base_ = './plugin.py'
 
 default_hooks = dict(
     timer=dict(type='mmengine.IterTimerHook'),

@@ -4,5 +4,10 @@ from kdvit_mm.engine.hooks.distillation_loss_detach_hook import (
     DistillationLossDetachHook,
 )
 from kdvit_mm.engine.hooks.epoch_seed_hook import EpochSeedHook
+from kdvit_mm.engine.hooks.level_selection_hook import LevelSelectionHook
 
-__all__ = ['DistillationLossDetachHook', 'EpochSeedHook']
+__all__ = [
+    'DistillationLossDetachHook',
+    'EpochSeedHook',
+    'LevelSelectionHook',
+]

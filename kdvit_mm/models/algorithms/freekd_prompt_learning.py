@@ -10,6 +10,7 @@ from mmrazor.models.algorithms import BaseAlgorithm
 from torch import nn
 
 from kdvit_mm.models.losses.freekd import FrequencyPrompt, as_maps
+from kdvit_mm.models.utils.scope import in_own_scope
 from kdvit_mm.registry import MODELS
 
 
@@ -54,6 +55,8 @@ class FreeKDPromptLearning(BaseAlgorithm):
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
+        if isinstance(architecture, dict):
+            architecture = in_own_scope(architecture)
         super().__init__(architecture, data_preprocessor, init_cfg)
         self.mask_modules = nn.ModuleList(
             FrequencyPrompt(c, num_tokens) for c in channels

@@ -23,6 +23,7 @@ from torch import nn
 
 from kdvit_mm.models.utils.explain import explain_failure
 from kdvit_mm.models.utils.random import isolated_rng
+from kdvit_mm.models.utils.scope import in_own_scope
 from kdvit_mm.models.utils.teacher_weights import (
     compile_parts,
     fold_batch_norm,
@@ -141,7 +142,7 @@ class LeanTeacherDistill(SingleTeacherDistill):
             )
         # Built first, as the student alone would be, from the same stream.
         if isinstance(architecture, dict):
-            architecture = _in_own_scope(architecture)
+            architecture = in_own_scope(architecture)
             if 'data_preprocessor' not in architecture:
                 # The runner hands a preprocessor at the config's top level to
                 # the algorithm; the student knows its type and scope.
@@ -149,7 +150,7 @@ class LeanTeacherDistill(SingleTeacherDistill):
                 data_preprocessor = None
             architecture = MODELS.build(architecture)
         if isinstance(teacher, dict):
-            teacher = _in_own_scope(teacher)
+            teacher = in_own_scope(teacher)
         seed = torch.initial_seed()
         with isolated_rng(seed):
             super().__init__(
@@ -373,22 +374,6 @@ class LeanTeacherDistill(SingleTeacherDistill):
             if key not in state_dict or not self.teacher_in_checkpoint:
                 state_dict[key] = value
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _in_own_scope(model: dict) -> dict:
-    """Names the scope of a task package's model, where its defaults are.
-
-    A GFL head, for example, names its box coder without a scope.
-    """
-    scope, _, name = str(model.get('type', '')).rpartition('.')
-    if name and not scope and MODELS.get(name) is None:
-        for package in ('mmdet', 'mmseg', 'mmpretrain'):
-            if MODELS.get(f'{package}.{name}') is not None:
-                scope = package
-                break
-    if scope and '_scope_' not in model:
-        return type(model)(model, _scope_=scope, type=name)
-    return type(model)(model)
 
 
 def _in_plugin_scope(distiller: dict) -> dict:

@@ -11,6 +11,8 @@ from kdvit_mm.models.losses.hcl import HCLLoss
 from kdvit_mm.models.losses.ld import LDLoss
 from kdvit_mm.models.losses.mgd import MGDLoss
 from kdvit_mm.models.losses.pkd import PKDLoss
+from kdvit_mm.models.losses.selected_levels import SelectedLevelsLoss
+from kdvit_mm.models.losses.shared_roi import SharedRoILoss
 
 __all__ = [
     'CWDLoss',
@@ -25,4 +27,6 @@ __all__ = [
     'LDLoss',
     'MGDLoss',
     'PKDLoss',
+    'SelectedLevelsLoss',
+    'SharedRoILoss',
 ]

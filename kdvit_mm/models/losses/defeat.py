@@ -133,9 +133,11 @@ class DeFeatRoILoss(nn.Module):
     CVPR 2021, arXiv:2103.14475. Official code:
     https://github.com/ggjy/DeFeat.pytorch.
 
-    Both heads see the same R proposals. The loss is T² · (fg_weight · mean
-    over the objects' proposals of KL(p_T ‖ p_S) + bg_weight · the same over
-    the background's), p the softmax of logits / T.
+    Both heads see the same R proposals, which
+    :class:`~kdvit_mm.models.losses.shared_roi.SharedRoILoss` arranges: give
+    it this loss. The loss is T² · (fg_weight · mean over the objects'
+    proposals of KL(p_T ‖ p_S) + bg_weight · the same over the background's),
+    p the softmax of logits / T.
 
     The official config, for VOC, has weights 2 and 2 and temperature 1.
 
@@ -175,7 +177,7 @@ class DeFeatRoILoss(nn.Module):
         self,
         preds_S: torch.Tensor,
         preds_T: torch.Tensor,
-        labels: torch.Tensor,
+        labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Computes the loss.
 
@@ -184,7 +186,8 @@ class DeFeatRoILoss(nn.Module):
                 (R, classes + 1).
             preds_T (torch.Tensor): The teacher's logits of the same
                 proposals, of the same shape; they get no gradient.
-            labels (torch.Tensor): The proposals' labels, of shape (R,).
+            labels (torch.Tensor | None): The proposals' labels, of shape
+                (R,). Defaults to None, an error.
 
         Returns:
             torch.Tensor: The loss, a scalar; 0 where R is 0.
@@ -194,6 +197,12 @@ class DeFeatRoILoss(nn.Module):
                 proposal.
         """
         check_pair('DeFeatRoILoss', preds_S, preds_T)
+        if labels is None:
+            raise ValueError(
+                'DeFeatRoILoss needs the label of each proposal. Add labels '
+                'to its loss_forward_mappings, as '
+                'configs/_base_/distillers/defeat_fpn_roi.py does.'
+            )
         if labels.shape != preds_S.shape[:1]:
             raise ValueError(
                 f'DeFeatRoILoss: labels has shape {tuple(labels.shape)} and '

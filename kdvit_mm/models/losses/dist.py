@@ -63,11 +63,17 @@ class DISTLoss(LevelLoss):
         self, student: torch.Tensor, teacher: torch.Tensor
     ) -> torch.Tensor:
         """Computes one level from logits of shape (N, C) or (N, C, H, W)."""
+        dtype, classes = student.dtype, student.size(1)
+        if 2 in (classes, student.numel() // classes):
+            # Two classes, or samples, correlate by 1 or -1 whatever they are:
+            # the gradient is what numbers that cancel out leave.
+            student, teacher = student.double(), teacher.double()
         student, teacher = self._probs(student), self._probs(teacher)
         samples = [0, 2, 3][: student.dim() - 1]
         inter = 1 - _correlation(student, teacher, [1]).mean()
         intra = 1 - _correlation(student, teacher, samples).mean()
-        return self.tau**2 * (self.beta * inter + self.gamma * intra)
+        loss = self.tau**2 * (self.beta * inter + self.gamma * intra)
+        return loss.to(dtype)
 
     def _probs(self, logits: torch.Tensor) -> torch.Tensor:
         logits = tempered(logits, self.tau)

@@ -40,15 +40,36 @@ class HCLLoss(LevelLoss):
         self, student: torch.Tensor, teacher: torch.Tensor
     ) -> torch.Tensor:
         """Computes one level from maps of shape (N, C, H, W)."""
-        # Averaging is linear: one pooling of the difference, not two.
-        difference = student - teacher
-        loss = difference.square().mean()
+        loss = F.mse_loss(student, teacher)
+        # The official code compares the height alone.
+        numbers = [k for k in (4, 2, 1) if k < student.size(2)]
+        if not numbers:
+            return loss
+        # Averages over the columns of all regions are one product with each
+        # map; those over the rows are of its small result.
+        columns = torch.cat([_average(student, 3, k) for k in numbers], 1)
+        strips = (student @ columns - teacher @ columns).split(numbers, 3)
         weight = total = 1.0
-        for regions in (4, 2, 1):
-            # The official code compares the height alone.
-            if regions < difference.size(2):
-                weight /= 2
-                total += weight
-                pooled = F.adaptive_avg_pool2d(difference, regions)
-                loss = loss + weight * pooled.square().mean()
+        for number, strip in zip(numbers, strips, strict=True):
+            weight /= 2
+            total += weight
+            regions = strip.mT @ _average(student, 2, number)
+            loss = loss + weight * regions.square().mean()
         return loss / total
+
+    def mend(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
+        """Says what makes the two shapes equal."""
+        return (
+            "Map all levels of the student by one connector, dict(type='"
+            "ReviewKDConnector', in_channels=[...], out_channels=[...], "
+            'mid_channels=...), here in_channels '
+            f'{student.size(1)} and out_channels {teacher.size(1)}, with '
+            'out_sizes where heights and widths differ.'
+        )
+
+
+def _average(like: torch.Tensor, dim: int, number: int) -> torch.Tensor:
+    """Adaptive average over ``dim`` as a matrix, of shape (size, number)."""
+    size = like.size(dim)
+    one = torch.eye(size, dtype=like.dtype, device=like.device)
+    return F.adaptive_avg_pool1d(one, number)

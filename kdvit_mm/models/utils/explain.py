@@ -39,7 +39,8 @@ def connector_line(name: str, student: Any, teacher: Any) -> str | None:
         f"connectors=dict({name}_s=dict(type='ConvModuleConnector', "
         f'in_channel={student.size(1)}, out_channel={teacher.size(1)}, '
         f"act_cfg=None)) and connector='{name}_s' in "
-        f'loss_forward_mappings.{name}.preds_S'
+        f'loss_forward_mappings.{name}.preds_S (a connector takes one map: '
+        'give each level a loss with a data_idx and a connector)'
     )
 
 

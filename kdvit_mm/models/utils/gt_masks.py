@@ -1,7 +1,6 @@
 """Masks of ground-truth boxes on feature maps, without a loop over boxes."""
 
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any
 
 import torch
@@ -113,31 +112,34 @@ def scale_mask(
     scaled = boxes / extents.to(boxes)[:, None]
     scaled = scaled * boxes.new_tensor((width, height) * 2)
     start = scaled[..., :2].floor()
-    stop = scaled[..., 2:].ceil() + 1
-    area = (stop - start).clamp(min=1).prod(2)
-    stop = stop.masked_fill(~is_box[..., None], 0)
+    stop = torch.maximum(scaled[..., 2:].ceil() + 1, start)
+    area = (stop - start).prod(2).masked_fill(~is_box, torch.inf)
 
     # The boxes over a row, or a column, are a set of bits, a smaller box
-    # having a higher bit. The sets of a row and a column intersect in the
-    # set of their cell: B / 52 words instead of B values.
+    # having a higher bit and bit 0 being no box. The sets of a row and a
+    # column intersect in the set of their cell: B / 52 words, not B values.
     area, order = area.sort(1, descending=True)
-    order = order[..., None].expand(-1, -1, 4)
-    edges = torch.cat((start, stop), 2).gather(1, order)
-    words = count // _WORD + 1
-    padding = words * _WORD - count
-    edges = F.pad(edges, (0, 0, 0, padding)).view(batch, words, _WORD, 2, 2, 1)
-    cells = torch.arange(max(shape), device=boxes.device)
-    member = (edges[..., 0, :, :] <= cells) & (cells < edges[..., 1, :, :])
-    bits = 1 << torch.arange(_WORD, device=boxes.device)
-    columns, rows = (member * bits[:, None, None]).sum(2).unbind(2)
+    rank = torch.arange(count, device=boxes.device)
+    bit = 2 << rank % _WORD
+    words, length = count // _WORD + 1, max(shape) + 1
+    edges = torch.stack((start, stop), 2).clamp(0, length - 1).long()
+    order = order[:, None, None].expand(-1, 2, 2, -1)
+    edges = edges.permute(0, 3, 2, 1).gather(3, order)
+    edges += rank // _WORD * length
+    # Each bit is set from its box's start and cleared from its stop.
+    change = torch.cat((bit, -bit)).expand(batch, 2, -1)
+    sets = bit.new_zeros(batch, 2, words * length)
+    sets.scatter_add_(2, edges.flatten(2), change)
+    sets = sets.view(batch, 2, words, length).cumsum(3) + 1
+    columns, rows = sets.unbind(1)
     common = rows[..., :height, None] & columns[..., None, :width]
 
-    # A double's exponent is its highest bit, from 1023; 0 has the exponent 0.
-    highest = (common.double().view(torch.int64) >> 52) - 1022
-    value = F.pad(area.to(dtype).reciprocal(), (0, padding))
+    # A double's exponent is its highest bit, counted from 1023.
+    highest = (common.double().view(torch.int64) >> 52) - 1023
+    value = F.pad(area.to(dtype).reciprocal(), (0, words * _WORD - count))
     value = F.pad(value.view(batch, words, _WORD), (1, 0))
-    value = value.gather(2, highest.clamp(min=0).flatten(2))
-    return reduce(torch.maximum, value.unbind(1)).view(batch, height, width)
+    value = value.gather(2, highest.flatten(2))
+    return value.amax(1).view(batch, height, width)
 
 
 def level_mask(

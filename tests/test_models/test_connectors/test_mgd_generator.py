@@ -32,26 +32,28 @@ def test_golden(case, monkeypatch):
     )
 
 
+@pytest.mark.parametrize('shape', [(2, 3, 5, 7), (1, 3, 1, 1), (1, 3, 4, 1)])
 @pytest.mark.parametrize('on_channel', [False, True])
-def test_value_equals_a_loop(on_channel):
+def test_value_equals_a_loop(on_channel, shape):
     torch.manual_seed(0)
     model = MGDGenerator(3, 4, 0.4, mask_on_channel=on_channel)
-    feature = torch.randn(2, 3, 5, 7)
+    feature = torch.randn(shape)
+    batch, _, height, width = shape
     torch.manual_seed(7)
     value = model(feature)
     torch.manual_seed(7)
     hidden = model.align(feature).clone()
     if on_channel:
-        draw = torch.rand(2, 4, 1, 1)
-        for n in range(2):
+        draw = torch.rand(batch, 4, 1, 1)
+        for n in range(batch):
             for c in range(4):
                 if draw[n, c] < 0.4:
                     hidden[n, c] = 0
     else:
-        draw = torch.rand(2, 1, 5, 7)
-        for n in range(2):
-            for y in range(5):
-                for x in range(7):
+        draw = torch.rand(batch, 1, height, width)
+        for n in range(batch):
+            for y in range(height):
+                for x in range(width):
                     if draw[n, 0, y, x] > 0.6:
                         hidden[n, :, y, x] = 0
     first, _, last = model.generation

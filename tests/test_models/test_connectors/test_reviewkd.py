@@ -86,6 +86,97 @@ def test_golden(case, dtype, rtol, atol):
         close(buffers[prefix + key], expected)
 
 
+def _slow_norm(x, norm, training):
+    """Batch norm, channel by channel."""
+    out = []
+    for c in range(x.size(1)):
+        mean, variance = norm.running_mean[c], norm.running_var[c]
+        if training:
+            mean = x[:, c].mean()
+            variance = ((x[:, c] - mean) ** 2).mean()
+        value = (x[:, c] - mean) / (variance + norm.eps).sqrt()
+        out.append(value * norm.weight[c] + norm.bias[c])
+    return torch.stack(out, 1)
+
+
+def _slow_conv(x, weight):
+    """A convolution with a border of zeros, position by position."""
+    radius = weight.size(2) // 2
+    padded = torch.nn.functional.pad(x, [radius] * 4)
+    height, width = x.shape[2:]
+    rows = []
+    for i in range(height):
+        row = []
+        for j in range(width):
+            window = padded[:, None, :, i : i + 2 * radius + 1]
+            window = window[..., j : j + 2 * radius + 1]
+            row.append((window * weight).sum((2, 3, 4)))
+        rows.append(torch.stack(row, 2))
+    return torch.stack(rows, 2)
+
+
+def _slow_review(connector, maps, training):
+    """The paper's fusion, deep to shallow."""
+    deeper, results = None, []
+    for abf, x in zip(connector.abfs, maps[::-1], strict=True):
+        x = _slow_norm(
+            _slow_conv(x, abf.conv1[0].weight), abf.conv1[1], training
+        )
+        if deeper is not None:
+            height, width = x.shape[2:]
+            rows = [i * deeper.size(2) // height for i in range(height)]
+            columns = [i * deeper.size(3) // width for i in range(width)]
+            deeper = deeper[:, :, rows][..., columns]
+            conv = abf.att_conv[0]
+            both = torch.cat((x, deeper), 1)
+            attention = 1 / (
+                1
+                + (
+                    -_slow_conv(both, conv.weight) - conv.bias[:, None, None]
+                ).exp()
+            )
+            x = x * attention[:, :1] + deeper * attention[:, 1:]
+        deeper = x
+        results.append(
+            _slow_norm(
+                _slow_conv(x, abf.conv2[0].weight), abf.conv2[1], training
+            )
+        )
+    return results[::-1]
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+@pytest.mark.parametrize('training', [False, True])
+def test_equals_the_formula(batch, training):
+    """Odd sizes, and a 1 × 1 map where batch norm takes it."""
+    torch.manual_seed(0)
+    sizes = [(7, 5), (4, 3), (2, 2), (1, 1)]
+    sizes = sizes[: None if batch > 1 or not training else 3]
+    connector = ReviewKDConnector([3] * len(sizes), [4] * len(sizes), 5)
+    connector.double().train(training)
+    for parameter in connector.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.5)
+    for name, buffer in connector.named_buffers():
+        if 'running' in name:
+            torch.nn.init.uniform_(buffer, 0.5, 2)
+    maps = _maps(3, sizes, batch, dtype=torch.float64)
+    expected = _slow_review(connector, maps, training)
+    inputs = [x.requires_grad_() for x in maps] + [*connector.parameters()]
+    for ours, theirs in zip(connector(maps), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    # A random direction, for a mean square of a norm's output is constant.
+    direction = [torch.randn_like(x) for x in expected]
+    ours, theirs = (
+        torch.autograd.grad(
+            sum((x * d).sum() for x, d in zip(out, direction, strict=True)),
+            inputs,
+        )
+        for out in (connector(maps), _slow_review(connector, maps, training))
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
 def test_one_image_with_a_1x1_map_uses_the_running_statistics():
     connector = ReviewKDConnector([3], [4], 5).double()
     x = torch.randn(1, 3, 1, 1, dtype=torch.float64, requires_grad=True)

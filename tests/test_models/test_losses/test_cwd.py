@@ -23,26 +23,52 @@ def test_equals_official_code(case):
     assert_golden(lambda x: loss(x['preds_S'], x['preds_T']), case)
 
 
-def slow_cwd(student, teacher, tau):
-    """The paper's formula, one channel of one image at a time."""
+def slow_cwd(student, teacher, tau=1.0, over='channel', divergence='kl'):
+    """The paper's formula and its variants, one distribution at a time."""
+    if over == 'spatial':
+        student, teacher = (
+            x.flatten(2).mT.reshape(-1, x.size(1)) for x in (student, teacher)
+        )
+    else:
+        student, teacher = (
+            x.flatten(2).flatten(0, 1) for x in (student, teacher)
+        )
+    if over == 'channel_mean':
+        student, teacher = (x.mean(1) for x in (student, teacher))
+        return ((student - teacher) ** 2).sum() / len(student)
+    tau = tau if divergence == 'kl' else 1.0
     total = 0
-    for n in range(student.size(0)):
-        for c in range(student.size(1)):
-            p = torch.exp(teacher[n, c] / tau)
-            q = torch.exp(student[n, c] / tau)
-            p, q = p / p.sum(), q / q.sum()
-            total = total + (p * (p.log() - q.log())).sum()
-    return tau**2 * total / (student.size(0) * student.size(1))
+    for s, t in zip(student, teacher, strict=True):
+        p, q = torch.exp(t / tau), torch.exp(s / tau)
+        p, q = p / p.sum(), q / q.sum()
+        if divergence == 'kl':
+            total = total + tau**2 * (p * (p.log() - q.log())).sum()
+        else:
+            total = total + ((p - q) ** 2).sum()
+    return total / len(student)
 
 
-@pytest.mark.parametrize('shape', [(1, 3, 5, 2), (3, 2, 1, 1), (2, 1, 1, 9)])
-@pytest.mark.parametrize('tau', [1, 0.5, 4.0])
-def test_equals_the_formula(shape, tau):
+@pytest.mark.parametrize(
+    'shape', [(1, 3, 5, 2), (3, 2, 1, 1), (2, 1, 1, 9), (1, 1, 1, 1)]
+)
+@pytest.mark.parametrize(
+    ('tau', 'over', 'divergence'),
+    [
+        (1, 'channel', 'kl'),
+        (0.5, 'channel', 'kl'),
+        (4.0, 'channel', 'kl'),
+        (2.0, 'spatial', 'kl'),
+        (2.0, 'channel', 'mse'),
+        (1, 'spatial', 'mse'),
+        (1, 'channel_mean', 'mse'),
+    ],
+)
+def test_equals_the_formula(shape, tau, over, divergence):
     torch.manual_seed(0)
     student = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     teacher = torch.randn(shape, dtype=torch.float64)
-    loss = CWDLoss(tau=tau, loss_weight=3.0)(student, teacher)
-    expected = 3 * slow_cwd(student, teacher, tau)
+    loss = CWDLoss(tau, 3.0, over, divergence)(student, teacher)
+    expected = 3 * slow_cwd(student, teacher, tau, over, divergence)
     torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-14)
     ours, theirs = (
         torch.autograd.grad(x, student, retain_graph=True)[0]

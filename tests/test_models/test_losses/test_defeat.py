@@ -188,18 +188,33 @@ def test_masks_equal_a_loop(count):
         assert torch.equal(mask, torch.stack(expected))
 
 
-def test_value_and_gradient_equal_a_loop():
+BOXES = [[10.0, 10, 200, 150], [0, 0, 30, 20]]
+
+
+@pytest.mark.parametrize(
+    ('boxes', 'shape'),
+    [
+        ([BOXES, []], (20, 30)),
+        ([[], []], (6, 4)),
+        ([[]], (1, 1)),
+        ([BOXES], (1, 1)),
+        ([BOXES], (7, 1)),
+    ],
+    ids=str,
+)
+def test_value_and_gradient_equal_a_loop(boxes, shape):
     generator = torch.Generator().manual_seed(0)
-    boxes = torch.tensor([[10.0, 10, 200, 150], [0, 0, 30, 20]]).double()
-    samples = make_samples([boxes, torch.zeros(0, 4).double()])
+    samples = make_samples(
+        [torch.tensor(image).view(-1, 4).double() for image in boxes]
+    )
     student, teacher = torch.randn(
-        2, 2, 3, 20, 30, generator=generator, dtype=torch.float64
+        2, len(boxes), 3, *shape, generator=generator, dtype=torch.float64
     )
     student.requires_grad_()
     for level in range(5):
         masks = torch.stack(
             [
-                slow_mask(s.gt_instances.bboxes, (20, 30), 8, level, 5)
+                slow_mask(s.gt_instances.bboxes, shape, 8, level, 5)
                 for s in samples
             ]
         )
@@ -226,7 +241,9 @@ def test_robust(dtype, layout, shape, level):
     assert_robust(lambda s, t: loss(s, t, samples), student, teacher)
 
 
-@pytest.mark.parametrize('labels', [[3, 3, 3], [0, 2, 1], [0, 3, 1], []])
+@pytest.mark.parametrize(
+    'labels', [[3, 3, 3], [0, 2, 1], [0, 3, 1], [3], [1], []]
+)
 def test_roi_loss_equals_a_loop(labels):
     """No object, no background, both, and no proposal at all."""
     torch.manual_seed(0)

@@ -157,7 +157,7 @@ def random_boxes(generator, count, size):
     return boxes
 
 
-@pytest.mark.parametrize('count', [0, 1, 62, 63, 64, 130])
+@pytest.mark.parametrize('count', [0, 1, 51, 52, 53, 63, 104, 105, 130])
 def test_masks_equal_a_loop(count):
     generator = torch.Generator().manual_seed(count)
     sizes = [(480, 640), (403, 591)]
@@ -176,13 +176,30 @@ def test_masks_equal_a_loop(count):
         torch.testing.assert_close(mask, expected, rtol=1e-14, atol=0)
 
 
-def test_value_and_gradient_equal_a_loop():
+@pytest.mark.parametrize(
+    ('counts', 'shape'),
+    [
+        ([9, 0], (9, 7)),
+        ([0, 0], (4, 5)),
+        ([0], (3, 2)),
+        ([6], (5, 8)),
+        ([3, 1], (1, 1)),
+        ([2], (1, 1)),
+        ([0], (1, 1)),
+        ([4, 2], (1, 9)),
+    ],
+    ids=str,
+)
+def test_value_and_gradient_equal_a_loop(counts, shape):
     generator = torch.Generator().manual_seed(0)
-    sizes = [(120, 90), (110, 128)]
-    boxes = [random_boxes(generator, 9, sizes[0]), torch.zeros(0, 4).double()]
+    sizes = [(120, 90), (110, 128)][: len(counts)]
+    boxes = [
+        random_boxes(generator, count, size)
+        for count, size in zip(counts, sizes, strict=True)
+    ]
     loss = randomized(FGDLoss(6, **WEIGHTS, temp=0.7).double())
     student, teacher = torch.randn(
-        2, 2, 6, 9, 7, generator=generator, dtype=torch.float64
+        2, len(counts), 6, *shape, generator=generator, dtype=torch.float64
     )
     student.requires_grad_()
     parts = slow_parts(loss, student, teacher, boxes, sizes)

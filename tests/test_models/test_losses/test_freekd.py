@@ -23,9 +23,9 @@ def _numbered(tensors, name, dtype):
     ]
 
 
-def _maps(dtype=torch.float64, scale=1.0):
+def _maps(dtype=torch.float64, scale=1.0, batch=2):
     return [
-        (scale * torch.randn(2, 4, *size).clamp(-1, 1)).to(dtype)
+        (scale * torch.randn(batch, 4, *size).clamp(-1, 1)).to(dtype)
         for size in SIZES
     ]
 
@@ -72,10 +72,13 @@ def test_golden(case, dtype, tolerance):
         close(parameter.grad, case.grads[f'param:{key}'])
 
 
-def test_equals_the_definition():
+@pytest.mark.parametrize('batch', [1, 2])
+def test_equals_the_definition(batch):
     """With the products over tokens, and the masks of S and T apart."""
     loss = _loss()
-    student, teacher = _maps(), _maps()
+    student, teacher = _maps(batch=batch), _maps(batch=batch)
+    for x in student:
+        x.requires_grad_()
     expected = 0
     for x, y, prompt in zip(student, teacher, loss.mask_modules, strict=True):
         details_S, details_T = haar_dwt(x, 3)[1], haar_dwt(y, 3)[1]
@@ -98,6 +101,12 @@ def test_equals_the_definition():
                 .mean()
             )
     torch.testing.assert_close(loss(student, teacher), expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(loss(student, teacher), student),
+        torch.autograd.grad(expected, student, retain_graph=True),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
     loss.loss_weight = 0.5
     torch.testing.assert_close(loss(student, teacher), expected / 2)
 

@@ -31,8 +31,10 @@ def _regions(size, number):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (5, 9), (3, 17), (8, 2)])
-def test_equals_a_loop(size):
-    student, teacher = torch.randn(2, 2, 3, *size, dtype=torch.float64)
+@pytest.mark.parametrize('batch', [1, 2])
+def test_equals_a_loop(size, batch):
+    student, teacher = torch.randn(2, batch, 3, *size, dtype=torch.float64)
+    student.requires_grad_()
     total = expected = 0
     for weight, number in [(8, None), (4, 4), (2, 2), (1, 1)]:
         if number is None:
@@ -49,9 +51,13 @@ def test_equals_a_loop(size):
         used = 2.0 ** -([8, 4, 2, 1].index(weight) - _skipped(size, weight))
         expected += used * torch.stack(errors).mean()
         total += used
-    torch.testing.assert_close(
-        HCLLoss(3.0)([student], [teacher]), 3 * expected / total
-    )
+    expected = 3 * expected / total
+    loss = HCLLoss(3.0)([student], [teacher])
+    for ours, theirs in (
+        (loss, expected),
+        [torch.autograd.grad(x, student)[0] for x in (loss, expected)],
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-16)
 
 
 def _skipped(size, weight):

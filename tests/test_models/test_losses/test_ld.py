@@ -243,17 +243,28 @@ def test_positives_are_those_of_the_head():
     assert valuable[1].any()
 
 
-def test_equals_the_terms_of_each_anchor():
+@pytest.mark.parametrize(
+    ('boxes', 'sizes'),
+    [
+        (BOXES, SIZES),
+        ([[], BOXES[0]], [*SIZES[:4], (1, 1)]),
+        ([BOXES[0]], SIZES),
+    ],
+    ids=['two images', 'one without boxes', 'one image'],
+)
+def test_equals_the_terms_of_each_anchor(boxes, sizes):
     torch.manual_seed(0)
     loss = _loss(
         ld_weight=0.25, vlr_weight=0.5, kd_weight=10.0, tau=10, kd_tau=2
     )
-    student, teacher = _head(), _head()
-    positive, valuable = loss.regions(SIZES, _samples(BOXES), 2, 'cpu')
+    batch, samples = len(boxes), _samples(boxes)
+    student, teacher = (_head(sizes, batch, torch.float64) for _ in range(2))
+    leaves = [x.requires_grad_() for part in student for x in part]
+    positive, valuable = loss.regions(sizes, samples, batch, 'cpu')
     expected, start = 0, 0
-    for level, (height, width) in enumerate(SIZES):
+    for level, (height, width) in enumerate(sizes):
         classes, number = 0, 0
-        for image in range(2):
+        for image in range(batch):
             for place in range(height * width):
                 y, x = divmod(place, width)
                 index = start + place
@@ -266,16 +277,18 @@ def test_equals_the_terms_of_each_anchor():
                     for i in range(0, BINS, 17)
                 )
                 if positive[image, index]:
-                    score = logits[0].sigmoid().max()
+                    score = logits[0].sigmoid().max().detach()
                     expected += 0.25 * score * edges / 4
                     classes += _kl(logits[0], logits[2], 2) / CLASSES
                     number += 1
                 expected += 0.5 * valuable[image, index] * edges / 16
         expected += 10 * classes / max(number, 1)
         start += height * width
-    torch.testing.assert_close(
-        loss(student, teacher, _samples(BOXES)), expected
-    )
+    value = loss(student, teacher, samples)
+    torch.testing.assert_close(value, expected, rtol=1e-10, atol=0)
+    slopes = (torch.autograd.grad(x, leaves) for x in (value, expected))
+    for ours, theirs in zip(*slopes, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def _kl(student, teacher, tau):

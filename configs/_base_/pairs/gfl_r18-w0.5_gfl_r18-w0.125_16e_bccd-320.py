@@ -1,0 +1,12 @@
+_base_ = '../../demo/gfl_r18-w0.125_fpn_16e_bccd-320.py'
+import mmengine
+
+teacher = 'gfl_r18-w0.5_fpn_16e_bccd-320'
+model = dict(
+    _delete_=True,
+    _scope_='kdvit_mm',
+    type='LeanTeacherDistill',
+    architecture=_base_.model,
+    teacher=mmengine.Config.fromfile(
+        f'{{ fileDirname }}/../../demo/{teacher}.py').model,
+    teacher_ckpt=f'work_dirs/{teacher}/epoch_{_base_.max_epochs}.pth')

@@ -1,0 +1,12 @@
+_base_ = '../../demo/fcn_r18-w0.125-d8_1k_digits-128.py'
+import mmengine
+
+teacher = 'pspnet_r18-w0.5-d8_1k_digits-128'
+model = dict(
+    _delete_=True,
+    _scope_='kdvit_mm',
+    type='LeanTeacherDistill',
+    architecture=_base_.model,
+    teacher=mmengine.Config.fromfile(
+        f'{{ fileDirname }}/../../demo/{teacher}.py').model,
+    teacher_ckpt=f'work_dirs/{teacher}/iter_{_base_.max_iters}.pth')

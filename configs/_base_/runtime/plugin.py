@@ -1,0 +1,1 @@
+custom_imports = dict(imports=['kdvit_mm'], allow_failed_imports=False)

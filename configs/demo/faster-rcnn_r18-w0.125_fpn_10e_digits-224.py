@@ -1,0 +1,4 @@
+# The two-stage student on digit scenes: an eighth of the usual width.
+_base_ = './faster-rcnn_r18-w0.5_fpn_10e_digits-224.py'
+model = dict(
+    backbone=dict(base_channels=8), neck=dict(in_channels=[8, 16, 32, 64]))

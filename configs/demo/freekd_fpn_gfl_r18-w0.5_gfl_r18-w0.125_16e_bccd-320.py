@@ -1,0 +1,8 @@
+_base_ = [
+    '../_base_/pairs/gfl_r18-w0.5_gfl_r18-w0.125_16e_bccd-320.py',
+    '../_base_/distillers/freekd_fpn_small.py',
+]
+prompts = 'freekd_prompts_gfl_r18-w0.5_2e_bccd-320'
+model = dict(distiller=_base_.distiller)
+model['distiller']['distill_losses']['loss_freekd']['prompt_ckpt'] = (
+    f'work_dirs/{prompts}/epoch_2.pth')

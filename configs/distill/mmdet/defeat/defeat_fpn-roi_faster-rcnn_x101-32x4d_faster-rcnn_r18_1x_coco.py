@@ -1,0 +1,6 @@
+_base_ = [
+    '../../../_base_/pairs/faster-rcnn_x101-32x4d_faster-rcnn_r18_1x_coco.py',
+    '../../../_base_/distillers/defeat_fpn_roi.py',
+]
+model = dict(distiller=_base_.distiller)
+optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -1,0 +1,5 @@
+_base_ = [
+    '../../../_base_/pairs/faster-rcnn_r101_faster-rcnn_r50_1x_coco.py',
+    '../../../_base_/distillers/dkd_roi.py',
+]
+model = dict(distiller=_base_.distiller)

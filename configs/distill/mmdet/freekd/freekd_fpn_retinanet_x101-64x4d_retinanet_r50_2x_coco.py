@@ -1,0 +1,19 @@
+_base_ = [
+    '../../../_base_/pairs/retinanet_x101-64x4d-ms-3x_retinanet_r50_2x_coco.py',  # noqa: E501
+    '../../../_base_/distillers/freekd_fpn_retina.py',
+]
+distiller = _base_.distiller
+distiller.distill_losses.loss_freekd.prompt_ckpt = (
+    'work_dirs/freekd_prompts_retinanet_x101-64x4d_2k_coco/iter_2000.pth')
+model = dict(inherit=True, distiller=distiller)
+optim_wrapper = dict(
+    optimizer=dict(lr=0.02), clip_grad=dict(max_norm=35, norm_type=2))
+param_scheduler = [
+    dict(
+        type='LinearLR',
+        start_factor=0.001,
+        by_epoch=False,
+        begin=0,
+        end=1000),
+    _base_.param_scheduler[1],
+]

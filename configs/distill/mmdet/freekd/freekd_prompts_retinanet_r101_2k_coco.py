@@ -1,0 +1,33 @@
+# FreeKD's first stage, tokens learned on the teacher, whose weights stay. It
+# is not in the released code; the schedule is that of MasKD, on which the code
+# is built.
+_base_ = [
+    'mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
+    '../../../_base_/runtime/plugin.py',
+]
+model = dict(
+    _delete_=True,
+    _scope_='kdvit_mm',
+    type='FreeKDPromptLearning',
+    architecture=dict(
+        cfg_path='mmdet::retinanet/retinanet_r101_fpn_2x_coco.py',
+        pretrained=True),
+    channels=[256] * 5,
+    num_tokens=6)
+train_cfg = dict(
+    _delete_=True,
+    type='IterBasedTrainLoop',
+    max_iters=2000,
+    val_interval=2000)
+optim_wrapper = dict(
+    _delete_=True,
+    type='OptimWrapper',
+    optimizer=dict(type='Adam', lr=0.01, weight_decay=0.001),
+    paramwise_cfg=dict(
+        custom_keys=dict(architecture=dict(lr_mult=0, decay_mult=0))))
+# To 0: any other end would be a learning rate for the teacher too.
+param_scheduler = [
+    dict(type='CosineAnnealingLR', by_epoch=False, T_max=2000, eta_min=0)
+]
+default_hooks = dict(checkpoint=dict(by_epoch=False, interval=2000))
+log_processor = dict(by_epoch=False)

@@ -1,0 +1,58 @@
+# Copyright (c) kdvit_mm contributors. All rights reserved.
+"""Puts the data of the small configs in place, wherever it is to lie."""
+
+from pathlib import Path
+
+from mmengine.config import Config
+
+from .digit_scenes import DigitSceneParams, make_digit_scenes
+
+DIGITS = 'data/digit_scenes'
+
+
+def prepare_data(data: str, root: str | None) -> None:
+    """Makes the embedded data set, or checks that another one is there.
+
+    Args:
+        data (str): 'digits', or the name of a data set in COCO's format.
+        root (str | None): Its folder; None for the one in ``data/`` that the
+            configs name.
+
+    Raises:
+        FileNotFoundError: If the other data set is not there.
+    """
+    if data == 'digits':
+        make_digit_scenes(root or DIGITS, DigitSceneParams(), workers=2)
+    elif not Path(root or f'data/{data}', 'annotations').is_dir():
+        raise FileNotFoundError(
+            f'{data} is not in {root or f"data/{data}"}: put its folders '
+            'annotations/ (COCO json) and images/ there, or name the folder '
+            'with DATA_ROOT=... (make) or --data-root.'
+        )
+
+
+def data_options(config: Path, root: str | None) -> dict[str, str]:
+    """Config options that point a config at another data folder.
+
+    Args:
+        config (Path): The config.
+        root (str | None): The folder; None to leave it as it is.
+
+    Returns:
+        dict[str, str]: Values by dotted keys.
+    """
+    if root is None:
+        return {}
+    cfg = Config.fromfile(config)
+    old, new = cfg.data_root, str(Path(root)) + '/'
+    options = {
+        f'{part}_dataloader.dataset.data_root': new
+        for part in ('train', 'val', 'test')
+    }
+    for part in ('val', 'test'):
+        annotations = cfg[f'{part}_evaluator'].get('ann_file')
+        if annotations:
+            options[f'{part}_evaluator.ann_file'] = annotations.replace(
+                old, new
+            )
+    return options

@@ -1,0 +1,298 @@
+"""Runs the learning of which pyramid levels to distil."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from kdvit_mm.models.losses.selected_levels import Decision, SelectedLevelsLoss
+from kdvit_mm.models.selectors.benefits import (
+    Benefits,
+    find_selected_loss,
+    level_benefits,
+    regrets,
+    undisturbed,
+)
+from kdvit_mm.models.selectors.quality import (
+    InfluenceQuality,
+    MeasuredQuality,
+    total_of,
+)
+from kdvit_mm.registry import HOOKS
+
+PREFIX = 'train/levels/'
+
+
+@HOOKS.register_module()
+class LevelSelectionHook(Hook):
+    """Phases, rewards, updates, probes and records of a level selection.
+
+    Goes with :class:`~kdvit_mm.models.losses.SelectedLevelsLoss`. After each
+    iteration the selector is told what its choice was worth; every
+    ``update_interval`` iterations it learns. Three phases follow each other:
+    in the warm-up all levels are distilled and nothing is learned; then the
+    selector learns from its choices while all levels are still distilled;
+    last, its choices are applied.
+
+    Every ``probe_interval`` iterations all levels of a batch are evaluated,
+    and the regret of the selector against the best set of each image is
+    logged beside that of all levels, of the best fixed set and of random ones
+    of equal cost, as ``levels/regret_*``.
+
+    Args:
+        warmup (int): Length of the warm-up. Defaults to 0.
+        policy (int): Length of the second phase. Defaults to 0.
+        by_epoch (bool): Whether lengths are epochs, else iterations. Defaults
+            to True.
+        update_interval (int): Iterations between updates. Defaults to 32.
+        probe_interval (int): Iterations between probes, 0 for none. Defaults
+            to 0.
+        probe_dataloader (dict | None): Data loader of held-out images with
+            ground truth for the probes. Defaults to None, the batch of the
+            iteration.
+        dump (bool): Whether each decision is written to ``levels.jsonl`` in
+            the work directory. Defaults to False.
+
+    Raises:
+        ValueError: If a length or interval is below 0, or the quality needs
+            probes and there are none.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(
+        self,
+        warmup: int = 0,
+        policy: int = 0,
+        by_epoch: bool = True,
+        update_interval: int = 32,
+        probe_interval: int = 0,
+        probe_dataloader: dict | None = None,
+        dump: bool = False,
+    ) -> None:
+        numbers = {
+            'warmup': warmup,
+            'policy': policy,
+            'probe_interval': probe_interval,
+            'update_interval': update_interval - 1,
+        }
+        wrong = [name for name, number in numbers.items() if number < 0]
+        if wrong:
+            raise ValueError(
+                f'LevelSelectionHook: {" and ".join(wrong)} must not be '
+                'below 0 (update_interval: 1).'
+            )
+        self.warmup = warmup
+        self.policy = policy
+        self.by_epoch = by_epoch
+        self.update_interval = update_interval
+        self.probe_interval = probe_interval
+        self.probe_dataloader = probe_dataloader
+        self.dump = dump
+        self._batches: Iterator[dict] | None = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Finds the loss and takes its selector from the optimiser.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        self.algorithm = runner.model
+        if is_model_wrapper(self.algorithm):
+            self.algorithm = self.algorithm.module
+        self.loss: SelectedLevelsLoss = find_selected_loss(self.algorithm)
+        own = {id(p) for p in self.loss.selector.parameters()}
+        for group in runner.optim_wrapper.param_groups:
+            group['params'] = [p for p in group['params'] if id(p) not in own]
+        quality = self.loss.quality
+        if isinstance(quality, InfluenceQuality):
+            quality.attach(self.algorithm.architecture)
+        needs_probes = isinstance(quality, InfluenceQuality | MeasuredQuality)
+        if needs_probes and not self.probe_interval:
+            raise ValueError(
+                f'{type(quality).__name__} is taken every probe_interval '
+                'iterations, which LevelSelectionHook has at 0: set it, say '
+                'to 20.'
+            )
+        if self.probe_dataloader is not None:
+            loader = runner.build_dataloader(
+                self.probe_dataloader, seed=runner.seed
+            )
+            self._batches = _endless(loader)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Sets the phase; measures the losses before the step."""
+        now = runner.epoch if self.by_epoch else runner.iter
+        self.learning = now >= self.warmup
+        self.loss.applies_selection = now >= self.warmup + self.policy
+        self.probing = bool(
+            self.probe_interval and runner.iter % self.probe_interval == 0
+        )
+        quality = self.loss.quality
+        if self.probing and isinstance(quality, MeasuredQuality):
+            quality.see_losses(self._image_losses(data_batch))
+        if self.probing and isinstance(quality, InfluenceQuality):
+            with undisturbed(self.algorithm), self.loss.probing():
+                batch = self.algorithm.data_preprocessor(
+                    self._probe_batch(data_batch), True
+                )
+                student = self.algorithm.architecture
+                quality.see_held_out(total_of(student(**batch, mode='loss')))
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        """Rewards, learns, probes and records."""
+        decision, self.loss.last = self.loss.last, None
+        if decision is None:
+            return
+        quality = self.loss.quality
+        if self.probing and isinstance(quality, MeasuredQuality):
+            quality.see_losses(self._image_losses(data_batch))
+        norms = quality.distill_norms()
+        reward = quality.take(decision.applied)
+        if reward is None:
+            reward = torch.full_like(decision.selection.weights, torch.nan)
+        selector = self.loss.selector
+        selector.observe_losses(decision.losses)
+        if self.loss.grad_norm is not None:
+            self.loss.grad_norm.step(norms, decision.losses)
+        known = reward.isfinite().any(1)
+        if selector.learns:
+            selector.observe(reward, known & self.learning)
+            if self.learning and self.every_n_train_iters(
+                runner, self.update_interval
+            ):
+                self._log(runner, selector.learn())
+        self._log(runner, self._facts(decision))
+        if self.probing:
+            self._probe(runner, data_batch)
+        if self.dump and is_main_process():
+            self._write(runner, decision, reward)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Adds the selector's buffer and optimiser.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The checkpoint to be saved.
+        """
+        checkpoint['level_selection'] = self.loss.selector.extra_state()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Takes back the selector's buffer and optimiser in a resumed run.
+
+        Args:
+            runner (Runner): The runner.
+            checkpoint (dict): The checkpoint that was loaded.
+        """
+        if runner._resume and 'level_selection' in checkpoint:
+            state = checkpoint['level_selection']
+            self.loss.selector.load_extra_state(state)
+
+    def _facts(self, decision: Decision) -> dict[str, float]:
+        rate = decision.applied.float().mean(0)
+        facts = {
+            f'selected_{level}': value
+            for level, value in enumerate(rate.tolist())
+        }
+        facts['cost'] = float(rate @ decision.costs)
+        if self.loss.grad_norm is not None:
+            weights = self.loss.grad_norm.weights.tolist()
+            facts |= {f'weight_{i}': w for i, w in enumerate(weights)}
+        return facts
+
+    def _log(self, runner: Runner, facts: dict[str, float]) -> None:
+        for name, value in facts.items():
+            runner.message_hub.update_scalar(PREFIX + name, value)
+
+    def _probe_batch(self, data_batch: Any) -> Any:
+        return data_batch if self._batches is None else next(self._batches)
+
+    def _probe(self, runner: Runner, data_batch: Any) -> None:
+        benefits = level_benefits(
+            self.algorithm, self._probe_batch(data_batch)
+        )
+        self._log(runner, self._regrets(benefits))
+
+    def _regrets(self, benefits: Benefits) -> dict[str, float]:
+        """Regret of what the selector would choose on these images."""
+        selector = self.loss.selector
+        with undisturbed(self.algorithm), torch.no_grad():
+            chosen = selector(*benefits.pyramids, benefits.costs).levels
+        known = benefits.quality.isfinite().all(1)
+        if not known.any():
+            return {}
+        quality = benefits.quality[known]
+        deviation = quality.std().clamp(min=1e-12)
+        worth = quality / deviation - selector.lambda_cost * benefits.costs
+        found = regrets(worth, benefits.costs, chosen[known])
+        return {f'regret_{name}': value for name, value in found.items()}
+
+    def _image_losses(self, data_batch: Any) -> torch.Tensor:
+        """Task loss and all levels' distill losses of each image."""
+        totals = []
+        with undisturbed(self.algorithm), torch.no_grad(), self.loss.probing():
+            batch = self.algorithm.data_preprocessor(data_batch, True)
+            for n, sample in enumerate(batch['data_samples']):
+                losses = self.algorithm(
+                    batch['inputs'][n : n + 1], [sample], mode='loss'
+                )
+                totals.append(total_of(losses))
+        return torch.stack(totals)
+
+    def _write(
+        self, runner: Runner, decision: Decision, reward: torch.Tensor
+    ) -> None:
+        file = Path(runner.work_dir, 'levels.jsonl')
+        selection = decision.selection
+        samples = decision.data_samples or [None] * len(reward)
+        with file.open('a') as lines:
+            for n, sample in enumerate(samples):
+                line = {
+                    'iter': runner.iter,
+                    **_describe_image(sample),
+                    'levels': selection.levels[n].int().tolist(),
+                    'applied': decision.applied[n].int().tolist(),
+                    'probabilities': _rounded(selection.probabilities[n]),
+                    'quality': _rounded(reward[n]),
+                    'cost': round(float(selection.cost[n]), 5),
+                }
+                lines.write(json.dumps(line) + '\n')
+
+
+def _endless(loader: Any) -> Iterator[dict]:
+    while True:
+        yield from loader
+
+
+def _rounded(values: torch.Tensor) -> list[float | None]:
+    return [
+        round(value, 5) if value == value else None
+        for value in values.tolist()
+    ]
+
+
+def _describe_image(sample: Any) -> dict[str, Any]:
+    """Id, and number and mean size of the objects, of a sample."""
+    if sample is None:
+        return {}
+    described: dict[str, Any] = {'image': sample.metainfo.get('img_id')}
+    boxes = getattr(getattr(sample, 'gt_instances', None), 'bboxes', None)
+    if isinstance(boxes, torch.Tensor):
+        sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
+        sizes: Sequence[float] = sides.prod(1).sqrt().tolist()
+        described['sizes'] = [round(size, 1) for size in sizes]
+    return described

@@ -1,0 +1,340 @@
+"""Any loss of a pyramid level on the levels chosen for each image."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from inspect import signature
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdvit_mm.models.selectors.cost import count_operations
+from kdvit_mm.models.selectors.selector import Selection
+from kdvit_mm.models.utils.explain import describe
+from kdvit_mm.models.utils.random import isolated_rng
+from kdvit_mm.registry import MODELS
+
+
+@dataclass
+class Decision:
+    """What was decided on a batch, and what came of it.
+
+    Attributes:
+        selection (Selection): What the selector chose.
+        applied (torch.Tensor): The pairs that were distilled, booleans of
+            shape (N, L): the chosen ones, or all before the joint phase.
+        costs (torch.Tensor): Each level's share of the cost, of shape (L,).
+        losses (torch.Tensor): Each level's mean loss over its images, of
+            shape (L,), NaN where it has none.
+        pyramids (tuple): The student's and the teacher's maps.
+        data_samples (Sequence[Any] | None): The batch's samples.
+    """
+
+    selection: Selection
+    applied: torch.Tensor
+    costs: torch.Tensor
+    losses: torch.Tensor
+    pyramids: tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]
+    data_samples: Sequence[Any] | None
+
+
+@MODELS.register_module()
+class SelectedLevelsLoss(nn.Module):
+    """Distils each image on the pyramid levels that a selector chooses.
+
+    A pair of image and level that is not chosen costs neither its loss nor
+    its connector. A level adds its loss on the chosen images times their
+    share of the batch: with all chosen, the sum of the levels' losses. A
+    level chosen by nobody adds exactly 0, and its parameters get gradients of
+    0, as DistributedDataParallel wants them.
+
+    The selector learns through
+    :class:`~kdvit_mm.engine.hooks.LevelSelectionHook`, which also sets the
+    phase and keeps the selector's parameters out of the student's optimiser.
+
+    Args:
+        selector (dict): Config of the :class:`LevelSelector`, without
+            ``num_levels``.
+        level_loss (dict | Sequence[dict]): Config of the loss of a level,
+            such as ``dict(type='CWDLoss', loss_weight=10)``, or one a level.
+        num_levels (int): Number of levels, L.
+        connector (dict | Sequence[dict] | None): Config of the student's
+            connector of a level, or one a level. Defaults to None.
+        quality (dict | None): Config of the measure of what a level's
+            distillation is worth, the reward. Defaults to None,
+            :class:`AlignedQuality`.
+        grad_norm (dict | None): Config of :class:`GradNorm`, which balances
+            the levels. Defaults to None.
+
+    Raises:
+        ValueError: If there is not one config a level.
+    """
+
+    def __init__(
+        self,
+        selector: dict,
+        level_loss: dict | Sequence[dict],
+        num_levels: int,
+        connector: dict | Sequence[dict] | None = None,
+        quality: dict | None = None,
+        grad_norm: dict | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_levels = num_levels
+        self.selector = MODELS.build({'num_levels': num_levels, **selector})
+        self.losses = self._build('level_loss', level_loss)
+        self.connectors = (
+            None if connector is None else self._build('connector', connector)
+        )
+        levels = {'num_levels': num_levels}
+        self.quality = MODELS.build(
+            {'type': 'AlignedQuality', **levels, **(quality or {})}
+        )
+        self.grad_norm = (
+            None
+            if grad_norm is None
+            else MODELS.build({'type': 'GradNorm', **levels, **grad_norm})
+        )
+        self.takes_samples = [
+            'data_samples' in signature(loss.forward).parameters
+            for loss in self.losses
+        ]
+        #: Whether the selector's choice is applied, or all levels are.
+        self.applies_selection = True
+        self.last: Decision | None = None
+        self._costs: dict[Any, torch.Tensor] = {}
+        self._probe: SimpleNamespace | None = None
+
+    def _build(self, key: str, config: dict | Sequence[dict]) -> nn.ModuleList:
+        configs = (
+            [config] * self.num_levels
+            if isinstance(config, dict)
+            else list(config)
+        )
+        if len(configs) != self.num_levels:
+            raise ValueError(
+                f'SelectedLevelsLoss: {key} has {len(configs)} configs for '
+                f'num_levels={self.num_levels}. Write one for all levels, or '
+                'one a level.'
+            )
+        return nn.ModuleList(MODELS.build(one) for one in configs)
+
+    def forward(
+        self,
+        preds_S: Sequence[torch.Tensor],
+        preds_T: Sequence[torch.Tensor],
+        data_samples: Sequence[Any] | None = None,
+    ) -> torch.Tensor:
+        """Computes the loss.
+
+        Args:
+            preds_S (Pyramid): The student's pyramid, a map of shape
+                (N, C, H, W) a level.
+            preds_T (Pyramid): The teacher's.
+            data_samples (Sequence[Any] | None): The batch's samples, which
+                some losses need. Defaults to None.
+
+        Returns:
+            torch.Tensor: The loss, a scalar.
+
+        Raises:
+            ValueError: If a pyramid has not ``num_levels`` levels.
+        """
+        for name, pyramid in (('preds_S', preds_S), ('preds_T', preds_T)):
+            if (
+                isinstance(pyramid, torch.Tensor)
+                or len(pyramid) != self.num_levels
+            ):
+                raise ValueError(
+                    f'SelectedLevelsLoss: {name} is {describe(pyramid)}, not '
+                    f'num_levels={self.num_levels} maps. Map it to a recorder '
+                    "of type 'FPNLevelSelection' without data_idx, and set "
+                    'num_levels to the number of its levels.'
+                )
+        costs = self.level_costs(preds_S, preds_T, data_samples)
+        if self._probe is not None:
+            self._probe.costs = costs
+            self._probe.pyramids = (preds_S, preds_T)
+            self._probe.data_samples = data_samples
+            self._probe.losses = [
+                self.level_loss(level, *pair, data_samples)
+                for level, pair in enumerate(
+                    zip(preds_S, preds_T, strict=True)
+                )
+            ]
+            return torch.stack(self._probe.losses).sum()
+        selection = self.selector(preds_S, preds_T, costs)
+        applied, weights = selection.levels, selection.weights
+        if not self.applies_selection:
+            applied = torch.ones_like(applied)
+            weights = torch.ones_like(weights)
+        if self.training and torch.is_grad_enabled():
+            self.quality.watch(preds_S, applied)
+        values = [
+            self._selected_loss(
+                level,
+                *pair,
+                data_samples,
+                applied[:, level],
+                weights[:, level],
+            )
+            for level, pair in enumerate(zip(preds_S, preds_T, strict=True))
+        ]
+        shares = applied.float().mean(0)
+        total = sum(
+            share * value
+            for share, value in zip(
+                self._level_weights() * shares, values, strict=True
+            )
+        )
+        losses = torch.stack([value.detach() for value in values])
+        self.last = Decision(
+            selection=selection,
+            applied=applied,
+            costs=costs,
+            losses=losses.where(shares > 0, torch.nan),
+            pyramids=(preds_S, preds_T),
+            data_samples=data_samples,
+        )
+        return total
+
+    def _level_weights(self) -> torch.Tensor:
+        if self.grad_norm is None:
+            return torch.ones(1).expand(self.num_levels)
+        return self.grad_norm.weights
+
+    def _selected_loss(
+        self,
+        level: int,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        data_samples: Sequence[Any] | None,
+        chosen: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """Mean loss of a level over the images that chose it."""
+        images = chosen.nonzero().flatten().tolist()
+        if not images:
+            return self._nothing(level)
+        if weights.requires_grad:
+            # Soft weights are the images' own.
+            terms = [
+                weights[n]
+                * self._subset_loss(level, student, teacher, data_samples, [n])
+                for n in images
+            ]
+            return torch.stack(terms).mean()
+        return self._subset_loss(level, student, teacher, data_samples, images)
+
+    def _subset_loss(
+        self,
+        level: int,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        data_samples: Sequence[Any] | None,
+        images: list[int],
+    ) -> torch.Tensor:
+        if len(images) < len(student):
+            student, teacher = student[images], teacher[images]
+            if data_samples is not None:
+                data_samples = [data_samples[n] for n in images]
+        return self.level_loss(level, student, teacher, data_samples)
+
+    def _nothing(self, level: int) -> torch.Tensor:
+        """A 0 that all parameters of a level have a part in."""
+        zero = torch.zeros((), device=self.selector.step.device)
+        modules = [self.losses[level]]
+        if self.connectors is not None:
+            modules.append(self.connectors[level])
+        for module in modules:
+            for parameter in module.parameters():
+                zero = zero + 0 * parameter.sum()
+        return zero
+
+    def level_loss(
+        self,
+        level: int,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        data_samples: Sequence[Any] | None = None,
+    ) -> torch.Tensor:
+        """Computes the loss of a level on all images given.
+
+        Args:
+            level (int): The level.
+            student (torch.Tensor): The student's map with shape
+                (N, C, H, W).
+            teacher (torch.Tensor): The teacher's.
+            data_samples (Sequence[Any] | None): The images' samples. Defaults
+                to None.
+
+        Returns:
+            torch.Tensor: The loss, a scalar.
+        """
+        if self.connectors is not None:
+            student = self.connectors[level](student)
+        if self.takes_samples[level]:
+            return self.losses[level](
+                student, teacher, data_samples=data_samples
+            )
+        return self.losses[level](student, teacher)
+
+    def level_costs(
+        self,
+        preds_S: Sequence[torch.Tensor],
+        preds_T: Sequence[torch.Tensor],
+        data_samples: Sequence[Any] | None,
+    ) -> torch.Tensor:
+        """Share of each level in the operations of connectors and losses.
+
+        They are counted once for every set of sizes, on one image.
+
+        Args:
+            preds_S (Sequence[torch.Tensor]): The student's pyramid.
+            preds_T (Sequence[torch.Tensor]): The teacher's.
+            data_samples (Sequence[Any] | None): The batch's samples.
+
+        Returns:
+            torch.Tensor: The shares, of shape (L,), with the sum 1.
+        """
+        sizes = tuple(x.shape[1:] for x in (*preds_S, *preds_T))
+        if sizes not in self._costs:
+            one = None if data_samples is None else data_samples[:1]
+            mode = self.training
+            # Batch norms must not see this image once more.
+            self.eval()
+            with isolated_rng(0):
+                counts = [
+                    count_operations(
+                        partial(
+                            self.level_loss,
+                            level,
+                            student[:1].detach(),
+                            teacher[:1].detach(),
+                            one,
+                        )
+                    )
+                    for level, (student, teacher) in enumerate(
+                        zip(preds_S, preds_T, strict=True)
+                    )
+                ]
+            self.train(mode)
+            self._costs[sizes] = torch.tensor(counts) / sum(counts)
+        return self._costs[sizes].to(preds_S[0].device)
+
+    @contextmanager
+    def probing(self) -> Iterator[SimpleNamespace]:
+        """Computes all levels, without a decision or a trace in the state.
+
+        Yields:
+            SimpleNamespace: With ``costs``, ``pyramids``, ``data_samples``
+            and ``losses``, a scalar a level, of the last forward.
+        """
+        self._probe = SimpleNamespace()
+        try:
+            yield self._probe
+        finally:
+            self._probe = None

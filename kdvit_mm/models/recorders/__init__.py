@@ -1,0 +1,8 @@
+"""Recorders: what hands results of a network to the distill losses."""
+
+from kdvit_mm.models.recorders.fpn_level_selection import (
+    FPNLevelSelectionRecorder,
+)
+from kdvit_mm.models.recorders.module import ModuleRecorder
+
+__all__ = ['FPNLevelSelectionRecorder', 'ModuleRecorder']

@@ -1,0 +1,176 @@
+"""The levels that are predicted to be worth their price."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from kdvit_mm.models.selectors.learning import (
+    LearningSelector,
+    Records,
+    above_price,
+    explained_variance,
+    mlp,
+)
+from kdvit_mm.models.selectors.selector import Selection
+from kdvit_mm.models.selectors.state import PyramidState
+from kdvit_mm.registry import MODELS
+
+#: What is kept of an observed image.
+MEMORISED = ('raw', 'quality')
+
+
+@MODELS.register_module()
+class RegressedLevels(LearningSelector):
+    """Predicts each level's quality of an image, takes those that pay.
+
+    The policy's simplest rival: a network on the same state, trained by
+    least squares on the known qualities of the last images. A level is taken
+    if its prediction, in deviations of all levels' quality, is above
+    lambda_cost times its cost, the best one always and, in training mode, any
+    other at random with the exploration rate. Until there was something to
+    learn from, all are taken.
+
+    Args:
+        num_levels (int): Number of pyramid levels, L.
+        lambda_cost (float): As in :class:`LevelSelector`. Defaults to 0.0.
+        exploration (float): Probability of taking a level that does not
+            seem to pay. Defaults to 0.1.
+        hidden (int): Width of the two hidden layers. Defaults to 64.
+        lr (float): Learning rate of Adam. Defaults to 1e-3.
+        epochs (int): Passes over the memory an update. Defaults to 2.
+        minibatch (int): Images of a step. Defaults to 64.
+        memory (int): Number of last images that are learned from. Defaults
+            to 2048.
+        seed (int | None): As in :class:`LevelSelector`. Defaults to None.
+        init_cfg (dict | None): As in :class:`LevelSelector`. Defaults to
+            None.
+
+    Raises:
+        ValueError: If ``exploration`` is not in [0, 1].
+    """
+
+    def __init__(
+        self,
+        num_levels: int,
+        lambda_cost: float = 0.0,
+        exploration: float = 0.1,
+        hidden: int = 64,
+        lr: float = 1e-3,
+        epochs: int = 2,
+        minibatch: int = 64,
+        memory: int = 2048,
+        seed: int | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(num_levels, lambda_cost, seed, init_cfg)
+        if not 0 <= exploration <= 1:
+            raise ValueError(
+                f'RegressedLevels: exploration={exploration} is not a '
+                'probability in [0, 1].'
+            )
+        self.exploration = exploration
+        self.epochs = epochs
+        self.minibatch = minibatch
+        self.memory = memory
+        self.encoder = PyramidState(num_levels)
+        self.network = mlp(
+            self.encoder.size, hidden, num_levels, 0.01, self.seed
+        ).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr)
+        self._memory: Records = {}
+
+    @torch.no_grad()
+    def select(
+        self,
+        preds_S: Sequence[torch.Tensor],
+        preds_T: Sequence[torch.Tensor],
+        costs: torch.Tensor,
+    ) -> Selection:
+        """Chooses the levels."""
+        raw, finite = self.encoder(preds_S, preds_T, self.running_losses)
+        if self.quality_moments.count:
+            predicted = self.network(self.encoder.normalise(raw))
+            pays = above_price(predicted - self.lambda_cost * costs)
+        else:
+            pays = costs.new_ones(len(raw), self.num_levels).bool()
+        rate = self.exploration if self.training else 0.0
+        drawn = torch.rand(pays.shape, generator=self._draws())
+        levels = pays | (drawn.to(costs.device) < rate)
+        probabilities = torch.where(pays, 1.0, rate)
+        if self.training:
+            self._count_excluded(finite)
+            self._remember(finite, costs, raw=raw)
+        drawn_as = torch.where(levels, probabilities, 1 - probabilities)
+        return self._selection(
+            levels,
+            costs,
+            finite,
+            probabilities,
+            log_prob=drawn_as.log().sum(1),
+        )
+
+    def extra_state(self) -> dict[str, Any]:
+        """Seed, buffer, memory and optimiser, as plain data."""
+        return super().extra_state() | {'memory': dict(self._memory)}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`extra_state` gave.
+
+        Args:
+            state (dict): The state.
+        """
+        super().load_extra_state(state)
+        self._memory = {
+            key: tensor.to(self.step.device)
+            for key, tensor in state['memory'].items()
+        }
+
+    def _update(
+        self, records: Records, generator: torch.Generator
+    ) -> dict[str, float]:
+        new = {key: records[key][records['valid']] for key in MEMORISED}
+        foresight = self._foresight(**new)
+        self.encoder.update(records['raw'][records['finite']])
+        old = self._memory or {key: new[key][:0] for key in MEMORISED}
+        self._memory = {
+            key: torch.cat([old[key], new[key]])[-self.memory :]
+            for key in MEMORISED
+        }
+        number = len(self._memory['raw'])
+        if not number:
+            return {}
+        states = self.encoder.normalise(self._memory['raw'])
+        with self._trainable():
+            for _ in range(self.epochs):
+                order = torch.randperm(number, generator=generator)
+                for index in order.split(self.minibatch):
+                    index = index.to(states.device)
+                    loss = self._error(
+                        states[index], self._memory['quality'][index]
+                    )
+                    assert self.optimizer is not None
+                    self.optimizer.zero_grad()
+                    loss.backward()
+                    self.optimizer.step()
+        return {
+            'loss': loss.item(),
+            'explained_variance': foresight,
+            'excluded': float((~records['valid']).sum()),
+        }
+
+    def _error(
+        self, states: torch.Tensor, quality: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean squared error over the levels that are known."""
+        known = ~quality.isnan()
+        target = self._in_deviations(quality)
+        return (self.network(states) - target)[known].square().mean()
+
+    @torch.no_grad()
+    def _foresight(self, raw: torch.Tensor, quality: torch.Tensor) -> float:
+        """How well the qualities of images not seen before are predicted."""
+        known = ~quality.isnan()
+        predicted = self.network(self.encoder.normalise(raw))
+        target = self._in_deviations(quality)
+        return explained_variance(predicted[known], target[known])

@@ -1,0 +1,283 @@
+"""What chooses the pyramid levels that an image is distilled on."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.model import BaseModule
+
+from kdvit_mm.models.utils.explain import describe
+
+#: Weight of the newest loss in a level's running mean.
+LOSS_MOMENTUM = 0.02
+
+
+@dataclass
+class Selection:
+    """The levels that each image of a batch is distilled on.
+
+    Attributes:
+        levels (torch.Tensor): The chosen pairs of image and level, booleans
+            of shape (N, L).
+        weights (torch.Tensor): What the losses of the pairs are multiplied
+            by, of shape (N, L): 1 on the chosen ones and 0 elsewhere, save
+            for :class:`GatedLevels`.
+        probabilities (torch.Tensor): Probability with which each level was
+            chosen, of shape (N, L). Of decisions in steps it is that at the
+            step which chose the level, else at the last step.
+        log_prob (torch.Tensor): Log-probability of the whole decision, of
+            shape (N,); 0 where nothing is drawn.
+        value (torch.Tensor): Expected return before the first choice, of
+            shape (N,); 0 where there is no critic.
+        cost (torch.Tensor): Share of all levels' cost, of shape (N,).
+    """
+
+    levels: torch.Tensor
+    weights: torch.Tensor
+    probabilities: torch.Tensor
+    log_prob: torch.Tensor
+    value: torch.Tensor
+    cost: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, levels: torch.Tensor, costs: torch.Tensor, **known: torch.Tensor
+    ) -> 'Selection':
+        """Completes a selection by what holds where nothing is drawn.
+
+        Args:
+            levels (torch.Tensor): Booleans of shape (N, L).
+            costs (torch.Tensor): Share of each level, of shape (L,).
+            **known (torch.Tensor): Other attributes.
+        """
+        chosen = levels.float()
+        none = chosen.new_zeros(len(chosen))
+        others = {
+            'weights': chosen,
+            'probabilities': chosen,
+            'log_prob': none,
+            'value': none,
+        }
+        return cls(levels=levels, cost=chosen @ costs, **(others | known))
+
+
+class LevelSelector(BaseModule):
+    """Base of the selectors.
+
+    A subclass chooses in :meth:`select`. All random numbers come from a CPU
+    generator that is seeded anew at each step from ``seed``, rank and a
+    counter in the state dict: they are the same on any device and after a
+    resume, others on each rank, and leave the global streams alone. In eval
+    mode nothing is kept or counted, and what learns does not explore: it
+    takes what it holds for best.
+
+    Args:
+        num_levels (int): Number of pyramid levels, L.
+        lambda_cost (float): What the cost of all levels is worth, in
+            deviations of a level's quality. Defaults to 0.0.
+        seed (int | None): Seed of draws and initial weights. Defaults to
+            None, the run's.
+        init_cfg (dict | None): Where the weights come from, such as
+            ``dict(type='Pretrained', checkpoint='epoch_12.pth',
+            prefix='distiller.…')`` for a selector trained earlier. Defaults
+            to None.
+
+    Raises:
+        ValueError: If ``num_levels`` is below 1 or ``lambda_cost`` below 0;
+            on loading, if the checkpoint's selector is another.
+    """
+
+    #: Whether ``learn`` is to be called every some iterations.
+    learns: bool = False
+
+    step: torch.Tensor
+    running_losses: torch.Tensor
+
+    def __init__(
+        self,
+        num_levels: int,
+        lambda_cost: float = 0.0,
+        seed: int | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        name = type(self).__name__
+        if num_levels < 1:
+            raise ValueError(
+                f'{name}: num_levels={num_levels}, but a pyramid has at '
+                'least one level.'
+            )
+        if not lambda_cost >= 0:
+            raise ValueError(
+                f'{name}: lambda_cost={lambda_cost} would reward cost. Set '
+                'it to 0 or more.'
+            )
+        self.num_levels = num_levels
+        self.lambda_cost = lambda_cost
+        self.seed = (torch.initial_seed() if seed is None else seed) % 2**63
+        self.register_buffer('step', torch.zeros((), dtype=torch.long))
+        self.register_buffer(
+            'running_losses', torch.full((num_levels,), torch.nan)
+        )
+
+    def forward(
+        self,
+        preds_S: Sequence[torch.Tensor],
+        preds_T: Sequence[torch.Tensor],
+        costs: torch.Tensor,
+    ) -> Selection:
+        """Chooses the levels of a batch of images.
+
+        Args:
+            preds_S (Sequence[torch.Tensor]): The student's pyramid, a map of
+                shape (N, C, H, W) a level.
+            preds_T (Sequence[torch.Tensor]): The teacher's, of any channels
+                and sizes.
+            costs (torch.Tensor): Each level's share of the cost of all
+                levels, of shape (L,), with the sum 1.
+
+        Returns:
+            Selection: The chosen levels.
+
+        Raises:
+            ValueError: If a pyramid is not ``num_levels`` maps of N images,
+                or there is not a cost a level.
+        """
+        self._check_pyramid('student', preds_S, len(preds_S[0]))
+        self._check_pyramid('teacher', preds_T, len(preds_S[0]))
+        if costs.shape != (self.num_levels,):
+            raise ValueError(
+                f'{type(self).__name__}: costs has the shape '
+                f'{tuple(costs.shape)} instead of ({self.num_levels},).'
+            )
+        if self.training:
+            self.step += 1
+        device = preds_S[0].device
+        with torch.autocast(device.type, enabled=False):
+            return self.select(preds_S, preds_T, costs.to(device).float())
+
+    @abstractmethod
+    def select(
+        self,
+        preds_S: Sequence[torch.Tensor],
+        preds_T: Sequence[torch.Tensor],
+        costs: torch.Tensor,
+    ) -> Selection:
+        """Chooses; :meth:`forward` has checked the input."""
+
+    def observe(self, quality: torch.Tensor, valid: torch.Tensor) -> None:
+        """Takes what the levels of the last forward were worth.
+
+        Args:
+            quality (torch.Tensor): Benefit of each level, of shape (N, L);
+                NaN where it is not known.
+            valid (torch.Tensor): Whether to learn from the image, booleans
+                of shape (N,).
+        """
+
+    @torch.no_grad()
+    def observe_losses(self, losses: torch.Tensor) -> None:
+        """Takes the distill losses of an iteration into the running means.
+
+        Args:
+            losses (torch.Tensor): Loss of each level, of shape (L,); NaN
+                where it was not computed.
+        """
+        losses = losses.to(self.running_losses)
+        first = self.running_losses.isnan()
+        mean = torch.where(first, losses, self.running_losses)
+        mean = torch.lerp(mean, losses, LOSS_MOMENTUM)
+        self.running_losses.copy_(
+            torch.where(losses.isfinite(), mean, self.running_losses)
+        )
+
+    def learn(self) -> dict[str, float]:
+        """Makes one update from what was observed since the last.
+
+        All ranks have to call it.
+
+        Returns:
+            dict[str, float]: Diagnostics; empty if there was nothing to learn
+            from.
+        """
+        return {}
+
+    def extra_state(self) -> dict[str, Any]:
+        """What a resume needs besides the state dict, as plain data."""
+        return {'seed': self.seed}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`extra_state` gave.
+
+        Args:
+            state (dict): The state.
+        """
+        self.seed = state['seed']
+
+    def _draws(self) -> torch.Generator:
+        """Generator of this step's and rank's random numbers."""
+        return seeded_generator(0, self.seed, get_rank(), int(self.step))
+
+    def _check_pyramid(
+        self, side: str, maps: Sequence[torch.Tensor], batch: int
+    ) -> None:
+        if not isinstance(maps, (list, tuple)):
+            raise ValueError(
+                f'{type(self).__name__}: the {side} has one map of shape '
+                f'{describe(maps)} instead of {self.num_levels} levels. '
+                'Record a module that returns a pyramid, such as an FPN.'
+            )
+        if len(maps) != self.num_levels or any(
+            not isinstance(level, torch.Tensor)
+            or level.dim() != 4
+            or len(level) != batch
+            for level in maps
+        ):
+            raise ValueError(
+                f'{type(self).__name__}: num_levels={self.num_levels} and '
+                f'{batch} images, but the {side} has {len(maps)} levels of '
+                f'the shapes {describe(maps)}. Set num_levels to what both '
+                'necks return.'
+            )
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        # mmengine only warns of keys that are missing or have other shapes.
+        wrong = [
+            f'{key}: {describe(state_dict.get(prefix + key))} instead of '
+            f'{describe(tensor)}'
+            for key, tensor in self.state_dict().items()
+            if describe(state_dict.get(prefix + key)) != describe(tensor)
+        ]
+        if wrong and any(key.startswith(prefix) for key in state_dict):
+            raise ValueError(
+                f"{type(self).__name__}: the checkpoint's selector is another "
+                f'than the {self.num_levels} levels and options of the config '
+                f'give. Of "{prefix}", ' + '; '.join(wrong) + '. Train a new '
+                'one or set the config to what it was trained with.'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def seeded_generator(*key: int) -> torch.Generator:
+    """A CPU generator whose draws depend on all numbers of ``key``."""
+    seed = np.random.SeedSequence(key).generate_state(1, np.uint32)
+    return torch.Generator().manual_seed(int(seed[0]))
+
+
+def nonempty_sets(num_levels: int) -> torch.Tensor:
+    """All choices of at least one level.
+
+    Args:
+        num_levels (int): Number of levels, L.
+
+    Returns:
+        torch.Tensor: Booleans of shape (2 ** L - 1, L).
+    """
+    code = torch.arange(1, 2**num_levels)[:, None]
+    return code.bitwise_and(2 ** torch.arange(num_levels)) > 0

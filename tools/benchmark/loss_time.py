@@ -1,0 +1,425 @@
+"""Time, memory and memory traffic of every distill loss, in one run.
+
+Forward and backward of each loss, with its connector if it has one, on the
+five maps of an FPN, of shape (2, 256, H, W) and strides 8 to 128; on the
+outputs of a GFL head, or on 1024 proposals. Beside it mmrazor's own class,
+where there is one, and beside FGD's masks a loop over the boxes. All rows are
+measured in turn, over and over, so that whatever else the machine does hits
+each of them; a speed-up is the median of the ratios within a round.
+
+A pass is the reading of both inputs of a loss once. The passes of its forward
+are the bytes that all operators read and write over the bytes of its inputs.
+Views are free, repeated elements count once, and what an operator does inside
+is not seen.
+"""
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+from prettytable import PrettyTable
+from step_time import tensor_memory
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from kdvit_mm.models.utils.gt_masks import scale_mask
+from kdvit_mm.registry import MODELS
+
+BATCH, CHANNELS, CLASSES, PROPOSALS = 2, 256, 80, 1024
+STRIDES = (8, 16, 32, 64, 128)
+
+
+class Row(NamedTuple):
+    """What is measured: ``loss(connect(student), teacher)``."""
+
+    loss: Callable[[Any, Any], torch.Tensor]
+    student: Any = None
+    teacher: Any = None
+    connect: Callable[[Any], Any] = lambda student: student
+    rival: str = ''
+
+
+class Traffic(TorchDispatchMode):
+    """Adds up the bytes that operators read and write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Runs an operator and counts its tensors."""
+        out = func(*args, **(kwargs or {}))
+        read, written = tensors_of((args, kwargs)), tensors_of(out)
+        memory = {x.untyped_storage().data_ptr() for x in read}
+        is_view = not func._schema.is_mutable and all(
+            x.untyped_storage().data_ptr() in memory for x in written
+        )
+        if not is_view and 'empty' not in func._schema.name:
+            self.bytes += sum(map(bytes_of, read + written))
+        return out
+
+
+def tensors_of(values: Any) -> list[torch.Tensor]:
+    """All tensors in nested lists, tuples and dicts."""
+    leaves, _ = tree_flatten(values)
+    return [x for x in leaves if isinstance(x, torch.Tensor)]
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor's elements, repeated ones counted once."""
+    sizes = zip(tensor.shape, tensor.stride(), strict=True)
+    number = math.prod(size for size, stride in sizes if stride or not size)
+    return number * tensor.element_size()
+
+
+def parse_args() -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--size', type=int, nargs=2, default=[800, 1344],
+        help='height and width of an image in pixels',
+    )  # fmt: skip
+    parser.add_argument('--boxes', type=int, default=30, help='of an image')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--dtype', default='float32', help='of the inputs')
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    return parser.parse_args()
+
+
+class Inputs:
+    """Random inputs and losses of the device and dtype that are asked for."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        dtype = getattr(torch, args.dtype)
+        self.like = torch.empty(0, dtype=dtype, device=args.device)
+        self.size = tuple(args.size)
+        self.shapes = [
+            tuple(math.ceil(x / stride) for x in args.size)
+            for stride in STRIDES
+        ]
+        self.boxes = self.draw_boxes(args.boxes)
+        self.samples = [self.sample(boxes) for boxes in self.boxes]
+        self.fpn = self.pair(partial(self.maps, CHANNELS))
+        self.logits = self.pair(partial(self.draw, PROPOSALS, CLASSES + 1))
+        self.labels = torch.randint(CLASSES + 1, (PROPOSALS,)).to(args.device)
+
+    def build(self, name: str, **options: Any) -> Any:
+        """A loss or a connector, kdvit_mm's unless the name has a scope."""
+        scope = '' if '.' in name else 'kdvit_mm.'
+        return MODELS.build({'type': scope + name, **options}).to(self.like)
+
+    def draw(self, *shape: int) -> torch.Tensor:
+        """Normally distributed numbers."""
+        return torch.randn(shape).to(self.like)
+
+    def maps(self, channels: int) -> list[torch.Tensor]:
+        """One map a level, each of shape (2, channels, H, W)."""
+        return [self.draw(BATCH, channels, *shape) for shape in self.shapes]
+
+    def pair(self, make: Callable[[], Any]) -> tuple[Any, Any]:
+        """The student's and the teacher's input."""
+        student, teacher = make(), make()
+        for tensor in tensors_of(student):
+            tensor.requires_grad_()
+        return student, teacher
+
+    def draw_boxes(self, number: int) -> torch.Tensor:
+        """Boxes of shape (2, number, 4), more small than large ones."""
+        limit = torch.tensor(self.size[::-1])
+        corner = torch.rand(BATCH, number, 2) * 0.4 * limit
+        extent = torch.rand(BATCH, number, 2) ** 3 * 0.6 * limit
+        boxes = torch.cat((corner, corner + extent), 2)
+        return boxes.to(self.like.device)
+
+    def sample(self, boxes: torch.Tensor) -> DetDataSample:
+        """The sample of an image without padding."""
+        shapes = {'img_shape': self.size, 'pad_shape': self.size}
+        sample = DetDataSample(metainfo=shapes)
+        labels = torch.zeros(len(boxes), dtype=torch.long, device=boxes.device)
+        sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
+        return sample
+
+
+def levels(*losses: Callable, **more: Any) -> Callable[[Any, Any], Any]:
+    """The sum over the levels of one loss, or of one for each level."""
+    losses *= len(STRIDES) // len(losses)
+
+    def total(student: Any, teacher: Any) -> Any:
+        pairs = zip(losses, student, teacher, strict=True)
+        return sum(loss(s, t, **more) for loss, s, t in pairs)
+
+    return total
+
+
+def each(connector: Callable) -> Callable[[Any], Any]:
+    """A connector applied to every level."""
+    return lambda student: [connector(x) for x in student]
+
+
+def feature_rows(inputs: Inputs) -> dict[str, Row]:
+    """Losses on the maps of an FPN."""
+    build, fpn = inputs.build, inputs.fpn
+    width = {'student_channels': CHANNELS, 'teacher_channels': CHANNELS}
+    mgd, their_mgd = (
+        levels(build(name, alpha_mgd=2e-5))
+        for name in ('MGDLoss', 'mmrazor.MGDLoss')
+    )
+    generator, their_generator = (
+        each(build(name, lambda_mgd=0.65, **width))
+        for name in ('MGDGenerator', 'mmrazor.MGDConnector')
+    )
+    review = build(
+        'ReviewKDConnector',
+        in_channels=[CHANNELS] * 5,
+        out_channels=[CHANNELS] * 5,
+        mid_channels=CHANNELS,
+    )
+    adapter = build('DeFeatAdapter', in_channel=CHANNELS, out_channel=CHANNELS)
+    defeat = levels(
+        *(
+            build(
+                'DeFeatLoss', fg_weight=3, bg_weight=12, stride=stride,
+                level=level, num_levels=5,
+            )
+            for level, stride in enumerate(STRIDES)
+        ),
+        data_samples=inputs.samples,
+    )  # fmt: skip
+    fgd = build(
+        'FGDLoss', channels=CHANNELS, alpha_fgd=1e-3, beta_fgd=5e-4,
+        gamma_fgd=5e-4, lambda_fgd=5e-6,
+    )  # fmt: skip
+    hcl, l2 = build('HCLLoss'), build('FeatureL2Loss')
+    their_l2 = build('mmrazor.L2Loss', normalize=False, div_element=True)
+    return {
+        'mmrazor.ChannelWiseDivergence': Row(
+            levels(build('mmrazor.ChannelWiseDivergence')), *fpn
+        ),
+        'CWDLoss': Row(
+            build('CWDLoss'), *fpn, rival='mmrazor.ChannelWiseDivergence'
+        ),
+        'mmrazor.PKDLoss': Row(build('mmrazor.PKDLoss'), *fpn),
+        'PKDLoss': Row(build('PKDLoss'), *fpn, rival='mmrazor.PKDLoss'),
+        'mmrazor.L2Loss': Row(levels(their_l2), *fpn),
+        'FeatureL2Loss': Row(l2, *fpn, rival='mmrazor.L2Loss'),
+        'mmrazor.MGDLoss': Row(their_mgd, *fpn),
+        'MGDLoss': Row(mgd, *fpn, rival='mmrazor.MGDLoss'),
+        'mmrazor.MGDConnector + MGDLoss': Row(
+            their_mgd, *fpn, their_generator
+        ),
+        'MGDGenerator + MGDLoss': Row(
+            mgd, *fpn, generator, 'mmrazor.MGDConnector + MGDLoss'
+        ),
+        'FGDLoss': Row(levels(fgd, data_samples=inputs.samples), *fpn),
+        'HCLLoss': Row(hcl, *fpn),
+        'ReviewKDConnector + HCLLoss': Row(hcl, *fpn, review),
+        'DeFeatLoss': Row(defeat, *fpn),
+        'DeFeatAdapter + DeFeatLoss': Row(defeat, *fpn, each(adapter)),
+        'FreeKDLoss': Row(build('FreeKDLoss', channels=[CHANNELS] * 5), *fpn),
+    }
+
+
+def mask_rows(inputs: Inputs) -> dict[str, Row]:
+    """FGD's masks at the number of boxes that is asked for, and at 100."""
+    rows = {}
+    for boxes in (inputs.boxes, inputs.draw_boxes(100)):
+        name = f'FGD masks, {boxes.size(1)} boxes'
+        loop = f'{name}, a loop'
+        rows[loop] = Row(partial(masks_by_loop, inputs, boxes))
+        rows[name] = Row(partial(masks, inputs, boxes), rival=loop)
+    return rows
+
+
+def masks(inputs: Inputs, boxes: torch.Tensor, *_: Any) -> Any:
+    """FGD's masks of all levels, as the loss computes them."""
+    is_box = torch.ones_like(boxes[..., 0]).bool()
+    extents = boxes.new_tensor([inputs.size[::-1] * 2] * BATCH)
+    return [
+        scale_mask(boxes, is_box, extents, shape) for shape in inputs.shapes
+    ]
+
+
+def masks_by_loop(inputs: Inputs, boxes: torch.Tensor, *_: Any) -> Any:
+    """FGD's masks of all levels, one box after another."""
+    results = []
+    for shape in inputs.shapes:
+        batch = boxes.new_zeros(BATCH, *shape)
+        scale = boxes.new_tensor(shape) / boxes.new_tensor(inputs.size)
+        scaled = boxes * scale.flip(0).repeat(2)
+        for mask, image in zip(batch, scaled, strict=True):
+            start = image[:, :2].floor().int()
+            stop = image[:, 2:].ceil().int() + 1
+            value = 1 / (stop - start).prod(1)
+            for (x1, y1), (x2, y2), v in zip(start, stop, value, strict=True):
+                part = mask[y1:y2, x1:x2]
+                part.copy_(torch.maximum(part, v))
+        results.append(batch)
+    return results
+
+
+def roi_head() -> Any:
+    """The RoI head of Faster R-CNN with an FPN."""
+    return MODELS.build({
+        '_scope_': 'mmdet',
+        'type': 'StandardRoIHead',
+        'bbox_roi_extractor': {
+            'type': 'SingleRoIExtractor',
+            'roi_layer': {'type': 'RoIAlign', 'output_size': 7},
+            'out_channels': CHANNELS,
+            'featmap_strides': STRIDES,
+        },
+        'bbox_head': {
+            'type': 'Shared2FCBBoxHead',
+            'in_channels': CHANNELS,
+            'num_classes': CLASSES,
+        },
+    })  # fmt: skip
+
+
+def head_rows(inputs: Inputs) -> dict[str, Row]:
+    """Losses on what heads put out."""
+    build, logits, labels = inputs.build, inputs.logits, inputs.labels
+    scores = inputs.pair(partial(inputs.maps, CLASSES))
+    gfl = inputs.pair(lambda: (inputs.maps(CLASSES), inputs.maps(4 * 17)))
+    ld = build(
+        'LDLoss',
+        anchor_generator={
+            'type': 'AnchorGenerator', 'ratios': [1.0], 'octave_base_scale': 8,
+            'scales_per_octave': 1, 'strides': STRIDES,
+        },
+        assigner={'type': 'ATSSAssigner', 'topk': 9},
+    )  # fmt: skip
+    dist, their_dist = build('DISTLoss'), build('mmrazor.DISTLoss')
+    dkd = {'type': 'kdvit_mm.DKDLoss', 'beta': 0.25}
+    image = torch.arange(PROPOSALS).to(labels) % BATCH
+    shared_roi = partial(
+        build('SharedRoILoss', loss=dkd),
+        rois=torch.cat((image[:, None], inputs.draw_boxes(PROPOSALS)[0]), 1),
+        labels=labels,
+        roi_head_T=roi_head().to(labels.device),
+    )
+
+    def by_pixel(student: torch.Tensor, teacher: torch.Tensor) -> Any:
+        """Mmrazor's class takes rows of classes."""
+        rows = (x.movedim(1, -1).flatten(0, 2) for x in (student, teacher))
+        return their_dist(*rows)
+
+    return {
+        'mmrazor.DISTLoss, maps as rows': Row(levels(by_pixel), *scores),
+        'DISTLoss, maps': Row(
+            dist, *scores, rival='mmrazor.DISTLoss, maps as rows'
+        ),
+        'mmrazor.DISTLoss': Row(their_dist, *logits),
+        'DISTLoss': Row(dist, *logits, rival='mmrazor.DISTLoss'),
+        'mmrazor.DKDLoss': Row(
+            partial(build('mmrazor.DKDLoss', beta=0.25), gt_labels=labels),
+            *logits,
+        ),
+        'DKDLoss': Row(
+            partial(build('DKDLoss', beta=0.25), gt_labels=labels),
+            *logits,
+            rival='mmrazor.DKDLoss',
+        ),
+        'DeFeatRoILoss': Row(
+            partial(
+                build('DeFeatRoILoss', fg_weight=2, bg_weight=2),
+                labels=labels,
+            ),
+            *logits,
+        ),
+        'SharedRoILoss of DKDLoss': Row(
+            lambda student, maps: shared_roi(student, maps_T=maps),
+            logits[0],
+            inputs.fpn[1],
+        ),
+        'LDLoss': Row(partial(ld, data_samples=inputs.samples), *gfl),
+    }  # fmt: skip
+
+
+def step(row: Row) -> None:
+    """Forward and backward."""
+    loss = row.loss(row.connect(row.student), row.teacher)
+    for tensor in tensors_of(row.student):
+        tensor.grad = None
+    if row.student is not None:
+        loss.backward()
+
+
+def passes(row: Row) -> float:
+    """Passes over the inputs that the loss makes in its forward."""
+    student = row.connect(row.student)
+    size = sum(map(bytes_of, tensors_of((student, row.teacher))))
+    with Traffic() as traffic:
+        row.loss(student, row.teacher)
+    return traffic.bytes / size
+
+
+def measure(rows: dict[str, Row], args: argparse.Namespace) -> PrettyTable:
+    """Times all rows round by round."""
+    for row in rows.values():
+        step(row)
+    seconds: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(args.rounds):
+        for name, row in rows.items():
+            start = time.perf_counter()
+            step(row)
+            if args.device.startswith('cuda'):
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    table = PrettyTable()
+    table.field_names = [
+        'loss',
+        'ms',
+        'peak MiB',
+        'passes',
+        'speed-up',
+        'over',
+    ]
+    table.align = 'r'
+    table.align.update({'loss': 'l', 'over': 'l'})
+    for name, row in rows.items():
+        speed_up = ''
+        if row.rival:
+            pairs = zip(seconds[row.rival], seconds[name], strict=True)
+            ratio = median(theirs / ours for theirs, ours in pairs)
+            speed_up = f'{ratio:.2f}'
+        table.add_row([
+            name,
+            f'{1000 * median(seconds[name]):.1f}',
+            f'{tensor_memory(partial(step, row), args.device):.1f}',
+            '' if row.student is None else f'{passes(row):.2f}',
+            speed_up,
+            row.rival,
+        ])  # fmt: skip
+    return table
+
+
+def main() -> None:
+    """Measures all rows and prints the table."""
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    inputs = Inputs(args)
+    rows = feature_rows(inputs) | head_rows(inputs) | mask_rows(inputs)
+    table = measure(rows, args)
+    height, width = args.size
+    print(
+        f'torch {torch.__version__}, {args.threads} threads, {args.device}, '
+        f'{args.dtype}, batch {BATCH} of {height} x {width}, '
+        f'{args.boxes} boxes an image, {args.rounds} rounds'
+    )
+    print(table)
+
+
+if __name__ == '__main__':
+    main()
