@@ -11,14 +11,19 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
+import yaml
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import PixelData
+from mmengine.utils import get_installed_path
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from kdvit_mm.analysis.doctor import count_flops
 from tests.tiny import detection_batch
 
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
@@ -35,6 +40,12 @@ def parsed(config: Path) -> Config:
     return Config.fromfile(config)
 
 
+@functools.cache
+def published(cfg_path: str) -> Config:
+    """A config of mmdet or mmseg with the URL of its weights."""
+    return get_config(cfg_path, pretrained=True)
+
+
 def teacher_of(config: Path) -> str:
     return parsed(config).model.teacher.cfg_path
 
@@ -43,10 +54,13 @@ def named(config: Path) -> str:
     return config.stem
 
 
-@pytest.fixture
-def scope():
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        yield
+@pytest.fixture(autouse=True)
+def one_thread():
+    # On maps this small threads mostly wait for each other.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def offline(cfg: Any) -> Any:
@@ -71,9 +85,20 @@ def offline(cfg: Any) -> Any:
 def built_teacher(cfg_path: str) -> nn.Module:
     package = cfg_path.split('::')[0]
     with DefaultScope.overwrite_default_scope(package):
-        teacher = MODELS.build(offline(get_config(cfg_path).model))
-    # As after loading teacher_ckpt.
+        teacher = MODELS.build(
+            offline(copy.deepcopy(published(cfg_path).model))
+        )
+    # As after loading a checkpoint.
     teacher._is_init = True
+    return teacher
+
+
+def untouched_teacher(cfg_path: str) -> nn.Module:
+    """The teacher without what earlier tests left at it."""
+    teacher = built_teacher(cfg_path).requires_grad_(True)
+    for module in teacher.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
     return teacher
 
 
@@ -82,8 +107,9 @@ def build(cfg: Config, **changes: Any) -> nn.Module:
     cfg = offline(copy.deepcopy(cfg._cfg_dict))
     if 'data_preprocessor' in cfg:
         cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(dict(cfg.model, **changes))
-    model.init_weights()
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(dict(cfg.model, **changes))
+        model.init_weights()
     model.train()
     return model
 
@@ -133,20 +159,24 @@ def train_one_step(model: nn.Module, cfg: Config) -> dict[str, float]:
     return values
 
 
+def size(model: nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
 def trained_parts(model: nn.Module) -> dict[str, torch.Tensor]:
     """A trainable weight of each part of a model, as it is now."""
-    return {
-        name: [w for w in part.parameters() if w.requires_grad][0].clone()
+    parts = {
+        name: [w for w in part.parameters() if w.requires_grad]
         for name, part in model.named_children()
-        if any(w.requires_grad for w in part.parameters())
     }
+    return {name: ws[0].clone() for name, ws in parts.items() if ws}
 
 
 @pytest.mark.parametrize('config', sorted(PAIRS, key=teacher_of), ids=named)
-def test_distillation_step(config, scope, tmp_path):
+def test_distillation_step(config, tmp_path):
     cfg = parsed(config)
     prompts = cfg.model.distiller.distill_losses.get('loss_freekd')
-    changes = dict(teacher=built_teacher(cfg.model.teacher.cfg_path))
+    changes = dict(teacher=untouched_teacher(cfg.model.teacher.cfg_path))
     if prompts is not None:
         distiller = cfg.model.distiller.to_dict()
         distiller['distill_losses']['loss_freekd']['prompt_ckpt'] = str(
@@ -155,7 +185,7 @@ def test_distillation_step(config, scope, tmp_path):
         changes['distiller'] = distiller
     model = build(cfg, **changes)
     before = trained_parts(model.student)
-    assert list(before) == ['backbone', *list(before)[1:]]
+    assert size(model.student) < size(model.teacher)
     kept = [weight.clone() for weight in model.teacher.parameters()]
     losses = train_one_step(model, cfg)
     assert {
@@ -166,9 +196,6 @@ def test_distillation_step(config, scope, tmp_path):
     for name, weight in trained_parts(model.student).items():
         assert not torch.equal(weight, before[name]), name
     assert all(map(torch.equal, kept, model.teacher.parameters()))
-    for module in model.teacher.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
 
 
 def learned_prompts(loss: dict, path: Path) -> Path:
@@ -180,3 +207,157 @@ def learned_prompts(loss: dict, path: Path) -> Path:
     }
     torch.save(dict(state_dict=state), path)
     return path
+
+
+@pytest.mark.parametrize('config', PROMPTS, ids=named)
+def test_prompt_learning_step(config):
+    cfg = parsed(config)
+    teacher = untouched_teacher(cfg.model.architecture.cfg_path)
+    model = build(cfg, architecture=teacher)
+    tokens = [token.clone() for token in model.mask_modules.parameters()]
+    kept = [weight.clone() for weight in teacher.parameters()]
+    losses = train_one_step(model, cfg)
+    assert losses['loss_overlap'] > 0
+    assert len(tokens) == len(cfg.model.channels)
+    assert not any(map(torch.equal, tokens, model.mask_modules.parameters()))
+    assert all(map(torch.equal, kept, teacher.parameters()))
+
+
+@pytest.mark.parametrize('config', STUDENTS + PRETRAIN, ids=named)
+def test_student_step(config):
+    cfg = parsed(config)
+    model = build(cfg)
+    before = trained_parts(model)
+    train_one_step(model, cfg)
+    for name, weight in trained_parts(model).items():
+        assert not torch.equal(weight, before[name]), name
+
+
+def test_teacher_checkpoints_are_the_published_ones():
+    for config in PAIRS:
+        model = parsed(config).model
+        weights = published(model.teacher.cfg_path).model_path
+        assert model.teacher_ckpt == weights, config
+
+
+def test_checkpoints_named_in_configs_are_what_training_leaves():
+    left = {}
+    for config in PROMPTS + PRETRAIN:
+        loop = parsed(config).train_cfg
+        last = (
+            f'iter_{loop.max_iters}'
+            if 'max_iters' in loop
+            else f'epoch_{loop.max_epochs}'
+        )
+        left[f'work_dirs/{config.stem}/{last}.pth'] = parsed(config).model
+    used = set()
+    for config in PAIRS:
+        model = parsed(config).model
+        loss = model.distiller.distill_losses.get('loss_freekd')
+        if loss is not None:
+            used.add(loss.prompt_ckpt)
+            prompts = left[loss.prompt_ckpt]
+            for key in ('channels', 'num_tokens'):
+                assert prompts[key] == loss[key]
+            teacher = prompts.architecture.cfg_path
+            assert teacher == model.teacher.cfg_path
+        backbone = model.architecture.backbone
+        if backbone.type == 'kdvit_mm.ResNeXt18':
+            used.add(backbone.init_cfg.checkpoint)
+    assert used == set(left)
+
+
+def test_teacher_needs_only_its_checkpoint(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError('no network')
+
+    cfg = copy.deepcopy(parsed(PAIRS[0]))
+    offline(cfg.model.architecture)
+    cfg.model.distiller.distill_losses = {}
+    cfg.model.distiller.loss_forward_mappings = {}
+    cfg.model.teacher.cfg_path = (
+        'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+    )
+    weights = untouched_teacher(cfg.model.teacher.cfg_path).state_dict()
+    cfg.model.teacher_ckpt = str(tmp_path / 'teacher.pth')
+    torch.save(dict(state_dict=weights), cfg.model.teacher_ckpt)
+    monkeypatch.setattr('socket.getaddrinfo', refuse)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+    for name, weight in model.teacher.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+
+
+def detectors() -> list:
+    """Configs of all students and teachers of mmdet."""
+    pairs = [parsed(config) for config in PAIRS]
+    models = [pair.model for pair in pairs if pair.default_scope == 'mmdet']
+    return [model.architecture for model in models] + [
+        published(model.teacher.cfg_path).model for model in models
+    ]
+
+
+def on_meta(cfg: Any) -> nn.Module:
+    """A model whose cost can be counted without computing anything."""
+    with DefaultScope.overwrite_default_scope('mmdet'), torch.device('meta'):
+        model = MODELS.build(cfg)
+    model.eval()
+    return model
+
+
+def published_cost(backbone: dict) -> tuple[int, float]:
+    """Parameters and multiply-adds at 224x224 with a head for ImageNet."""
+    name = f'{backbone["type"]}{backbone["depth"]}'.lower()
+    if name.startswith('resnext'):
+        name += f'_{backbone["groups"]}x{backbone["base_width"]}d'
+    if name == 'resnext101_32x4d':  # which torchvision has not
+        folder = Path(get_installed_path('mmpretrain')) / '.mim/configs'
+        index = yaml.safe_load((folder / 'resnext/metafile.yml').read_text())
+        metadata = next(
+            model['Metadata']
+            for model in index['Models']
+            if model['Name'] == 'resnext101-32x4d_8xb32_in1k'
+        )
+        return metadata['Parameters'], metadata['FLOPs']
+    weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1
+    return weights.meta['num_params'], weights.meta['_ops'] * 1e9
+
+
+def test_backbones_cost_what_torchvision_and_mmpretrain_publish():
+    costs = {
+        published_cost(detector.backbone): detector.backbone
+        for detector in detectors()
+        if detector.backbone.type != 'kdvit_mm.ResNeXt18'
+    }
+    assert len(costs) == 6
+    for (parameters, multiply_adds), cfg in costs.items():
+        backbone = on_meta(dict(cfg, init_cfg=None))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            maps = backbone(torch.zeros(1, 3, 224, 224, device='meta'))
+        head = 1000 * maps[-1].size(1)
+        # mmpretrain rounds to 10,000 parameters and 10 million operations.
+        assert size(backbone) + head + 1000 == pytest.approx(
+            parameters, abs=5000
+        )
+        assert counter.get_total_flops() / 2 + head == pytest.approx(
+            multiply_adds, rel=0.01
+        )
+
+
+def test_retinanet_costs_what_mmdet_publishes():
+    # docs/en/user_guides/useful_tools.md of mmdet 3.3, "Model Complexity":
+    # (3, 1280, 800), 239.32 GFLOPs, 37.74 M. It counts trainable parameters,
+    # and norms and activations among the operations.
+    model = on_meta(
+        next(
+            detector
+            for detector in detectors()
+            if detector.type == 'RetinaNet' and detector.backbone.depth == 50
+        )
+    )
+    trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
+    assert round(trained / 1e6, 2) == 37.74
+    images = torch.zeros(1, 3, 1280, 800, device='meta')
+    flops = count_flops(model, dict(inputs=images))
+    assert flops == pytest.approx(239.32e9, rel=0.005)

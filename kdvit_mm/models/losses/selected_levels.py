@@ -85,6 +85,8 @@ class SelectedLevelsLoss(nn.Module):
         super().__init__()
         self.num_levels = num_levels
         self.selector = MODELS.build({'num_levels': num_levels, **selector})
+        # mmengine's initialisation does not reach into a distiller's losses.
+        self.selector.init_weights()
         self.losses = self._build('level_loss', level_loss)
         self.connectors = (
             None if connector is None else self._build('connector', connector)

@@ -1,6 +1,7 @@
 """Soft weights of the levels from a gating network."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
@@ -70,6 +71,24 @@ class GatedLevels(LearningSelector):
 
     def observe(self, quality: torch.Tensor, valid: torch.Tensor) -> None:
         """Does nothing: the gradient is all that is learned from."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """Seed, buffer, optimiser and gradients, as plain data."""
+        gradients = [p.grad for p in self.network.parameters()]
+        return super().extra_state() | {'gradients': gradients}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes back what :meth:`extra_state` gave.
+
+        Args:
+            state (dict): The state.
+        """
+        super().load_extra_state(state)
+        for parameter, gradient in zip(
+            self.network.parameters(), state['gradients'], strict=True
+        ):
+            if gradient is not None:
+                parameter.grad = gradient.to(parameter, copy=True)
 
     def _update(
         self, records: Records, generator: torch.Generator

@@ -52,7 +52,10 @@ class PPOLevels(LearningSelector):
             its gradient ends. Defaults to 0.2.
         epochs (int): Passes over the buffer an update. Defaults to 4.
         minibatch (int): Transitions of a step. Defaults to 64.
-        gamma (float): Discount of later rewards. Defaults to 1.0.
+        gamma (float): Discount of later rewards. What a level is worth does
+            not depend on the others taken, so 0 has the same best policy,
+            and keeps the noise of later levels out of a level's advantage.
+            Defaults to 1.0.
         gae_lambda (float): λ of the advantage estimate; 1 is the return less
             the value, 0 the temporal difference. Defaults to 0.95.
         value_weight (float): Weight of the critic's squared error. Defaults

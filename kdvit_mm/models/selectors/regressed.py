@@ -37,11 +37,14 @@ class RegressedLevels(LearningSelector):
         exploration (float): Probability of taking a level that does not
             seem to pay. Defaults to 0.1.
         hidden (int): Width of the two hidden layers. Defaults to 64.
-        lr (float): Learning rate of Adam. Defaults to 1e-3.
-        epochs (int): Passes over the memory an update. Defaults to 2.
+        lr (float): Learning rate of AdamW. Defaults to 1e-3.
+        weight_decay (float): Weight decay of AdamW. Where quality is mostly
+            noise, much less of it learns the images by heart. Defaults to
+            1.0.
+        epochs (int): Passes over the memory an update. Defaults to 1.
         minibatch (int): Images of a step. Defaults to 64.
         memory (int): Number of last images that are learned from. Defaults
-            to 2048.
+            to 8192.
         seed (int | None): As in :class:`LevelSelector`. Defaults to None.
         init_cfg (dict | None): As in :class:`LevelSelector`. Defaults to
             None.
@@ -57,9 +60,10 @@ class RegressedLevels(LearningSelector):
         exploration: float = 0.1,
         hidden: int = 64,
         lr: float = 1e-3,
-        epochs: int = 2,
+        weight_decay: float = 1.0,
+        epochs: int = 1,
         minibatch: int = 64,
-        memory: int = 2048,
+        memory: int = 8192,
         seed: int | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -77,7 +81,9 @@ class RegressedLevels(LearningSelector):
         self.network = mlp(
             self.encoder.size, hidden, num_levels, 0.01, self.seed
         ).requires_grad_(False)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr)
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), lr, weight_decay=weight_decay
+        )
         self._memory: Records = {}
 
     @torch.no_grad()

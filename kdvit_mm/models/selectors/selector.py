@@ -255,11 +255,13 @@ class LevelSelector(BaseModule):
             if describe(state_dict.get(prefix + key)) != describe(tensor)
         ]
         if wrong and any(key.startswith(prefix) for key in state_dict):
+            more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
             raise ValueError(
-                f"{type(self).__name__}: the checkpoint's selector is another "
-                f'than the {self.num_levels} levels and options of the config '
-                f'give. Of "{prefix}", ' + '; '.join(wrong) + '. Train a new '
-                'one or set the config to what it was trained with.'
+                f"{type(self).__name__}: the checkpoint's selector is not of "
+                f'the {self.num_levels} levels and the options that the '
+                f'config says: "{prefix}" has {"; ".join(wrong[:3])}{more}. '
+                'Set the config to what it was trained with, or '
+                'init_cfg.prefix to its place in the checkpoint.'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 

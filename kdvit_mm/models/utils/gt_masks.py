@@ -125,17 +125,21 @@ def scale_mask(
     edges = torch.stack((start, stop), 2).clamp(0, length - 1).long()
     order = order[:, None, None].expand(-1, 2, 2, -1)
     edges = edges.permute(0, 3, 2, 1).gather(3, order)
-    edges += rank // _WORD * length
-    # Each bit is set from its box's start and cleared from its stop.
-    change = torch.cat((bit, -bit)).expand(batch, 2, -1)
-    sets = bit.new_zeros(batch, 2, words * length)
-    sets.scatter_add_(2, edges.flatten(2), change)
+    edges = (edges + rank // _WORD * length).flatten(2)
+    # Each bit is set from its box's start and cleared from its stop. In one
+    # dimension the sum is deterministic on a GPU too, where that is asked for.
+    first = torch.arange(2 * batch, device=boxes.device) * words * length
+    edges += first.view(batch, 2, 1)
+    change = torch.cat((bit, -bit)).repeat(2 * batch)
+    sets = bit.new_zeros(2 * batch * words * length)
+    sets.scatter_add_(0, edges.flatten(), change)
     sets = sets.view(batch, 2, words, length).cumsum(3) + 1
     columns, rows = sets.unbind(1)
     common = rows[..., :height, None] & columns[..., None, :width]
 
     # A double's exponent is its highest bit, counted from 1023.
-    highest = (common.double().view(torch.int64) >> 52) - 1023
+    highest = common.double().view(torch.int64)
+    highest = highest.bitwise_right_shift_(52).sub_(1023)
     value = F.pad(area.to(dtype).reciprocal(), (0, words * _WORD - count))
     value = F.pad(value.view(batch, words, _WORD), (1, 0))
     value = value.gather(2, highest.flatten(2))

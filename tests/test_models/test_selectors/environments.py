@@ -24,13 +24,22 @@ class Images:
             one an image; 'set', a random set of levels an image.
         good (float): Quality of a bright level.
         bad (float): Quality of the others.
+        noise (float): Deviation of the noise on the quality.
         seed (int): Seed of the images.
     """
 
-    def __init__(self, num_levels, kind='set', good=1.0, bad=-0.5, seed=0):
+    def __init__(
+        self,
+        num_levels,
+        kind='set',
+        good=1.0,
+        bad=-0.5,
+        noise=0.0,
+        seed=0,
+    ):
         self.num_levels = num_levels
         self.kind = kind
-        self.good, self.bad = good, bad
+        self.good, self.bad, self.noise = good, bad, noise
         self.generator = torch.Generator().manual_seed(seed)
         self.costs = torch.tensor(COSTS[num_levels])
 
@@ -53,7 +62,8 @@ class Images:
             maps * (1 + bright[:, i, None, None, None])
             for i, maps in enumerate(self._maps(number, 6))
         ]
-        return student, teacher, quality
+        noise = torch.randn(number, levels, generator=self.generator)
+        return student, teacher, quality + self.noise * noise
 
     def _maps(self, number, channels):
         return [
@@ -89,7 +99,9 @@ def share_of_best(selector, images, number=1000):
         float: 1 where each image gets its best levels, 0 where the return is
         that of choosing each non-empty set equally often.
     """
+    noise, images.noise = images.noise, 0.0
     student, teacher, quality = images.draw(number)
+    images.noise = noise
     selector.eval()
     levels = selector(student, teacher, images.costs).levels
     selector.train()

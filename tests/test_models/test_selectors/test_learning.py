@@ -80,9 +80,6 @@ def test_resume_makes_the_same_draws_and_update(name, tmp_path):
     selector.observe_losses(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     # With something in the buffer.
     _iterate(selector, images)
-    if name == 'gated':
-        # Gradients are not part of it: save right after an update.
-        selector.learn()
     file = tmp_path / 'state.pth'
     torch.save([selector.state_dict(), selector.extra_state()], file)
     resumed = _build(ALL[name], seed=77)
@@ -90,9 +87,9 @@ def test_resume_makes_the_same_draws_and_update(name, tmp_path):
     resumed.load_state_dict(weights)
     resumed.load_extra_state(extra)
 
-    later = copy.deepcopy(images)
+    images, same = Images(4, seed=1), Images(4, seed=1)
     for _ in range(3):
-        one, other = _iterate(selector, images), _iterate(resumed, later)
+        one, other = _iterate(selector, images), _iterate(resumed, same)
         _equal(
             {k: v.detach() for k, v in vars(one).items()},
             {k: v.detach() for k, v in vars(other).items()},
@@ -338,6 +335,14 @@ def test_other_policies_are_refused(tmp_path):
             selector.init_weights()
 
 
+def test_missing_prefix_is_named(tmp_path):
+    init_cfg = _pretrained(_build(POLICIES['ppo']), tmp_path)
+    del init_cfg['prefix']
+    selector = _build(POLICIES['ppo'], init_cfg=init_cfg)
+    with pytest.raises(ValueError, match=r'more\. .* init_cfg\.prefix'):
+        selector.init_weights()
+
+
 def test_a_checkpoint_without_selector_is_left_to_torch():
     missing = _build(POLICIES['ppo']).load_state_dict({}, strict=False)
     assert 'actor.0.weight' in missing.missing_keys
@@ -426,6 +431,18 @@ def test_regression_finds_each_image_s_levels(lambda_cost):
     diagnostics = train(selector, images, 12)
     assert share_of_best(selector, images) > 0.97
     assert diagnostics['explained_variance'] > 0.7
+
+
+def test_weight_decay_keeps_the_regression_from_learning_noise_by_heart():
+    def run(weight_decay):
+        images = Images(4, noise=2.0)
+        selector = RegressedLevels(
+            4, 0.5, weight_decay=weight_decay, memory=1024, epochs=2, seed=0
+        )
+        train(selector, images, 40)
+        return share_of_best(selector, images)
+
+    assert run(1.0) > 0.65 > run(0.0)
 
 
 def test_regression_takes_all_until_it_has_learned_and_explores():

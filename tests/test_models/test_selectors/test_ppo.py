@@ -687,6 +687,16 @@ def test_each_image_s_best_levels_are_found_at_their_price(
     assert (dearest < 0.4) == (lambda_cost == 3)
 
 
+def test_without_later_rewards_noise_matters_less():
+    def run(gamma):
+        images = Images(4, noise=2.0)
+        policy = _learner('sequential', 'ppo', lambda_cost=0.5, gamma=gamma)
+        train(policy, images, 40)
+        return share_of_best(policy, images)
+
+    assert run(0.0) > 0.65 > run(1.0)
+
+
 @pytest.mark.parametrize('action', ACTIONS)
 def test_of_shuffled_rewards_nothing_is_learned(action):
     images = Images(4, 'one')

@@ -1,0 +1,15 @@
+_base_ = [
+    '../_base_/pairs/gfl_r18-w0.5_gfl_r18-w0.125_16e_bccd-320.py',
+    '../_base_/distillers/levels_cwd_fpn_small.py',
+]
+model = dict(distiller=_base_.distiller)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(
+        type='kdvit_mm.LevelSelectionHook',
+        warmup=1,
+        policy=1,
+        update_interval=16,
+        probe_interval=20,
+        dump=True),
+]

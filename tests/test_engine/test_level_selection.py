@@ -1,0 +1,276 @@
+"""Level selection in whole trainings with real runners, on CPU."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from kdvit_mm.engine.hooks import LevelSelectionHook
+from kdvit_mm.visualization import read_scalars
+from tests.test_engine.test_training import (
+    PLAIN,
+    assert_same,
+    read_config,
+    train,
+)
+
+RL = 'rl_fpn_gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224'
+
+
+def config(
+    data: Path,
+    work_dir: Path,
+    steps: int = 2,
+    hook: dict[str, Any] | None = None,
+    **loss: Any,
+) -> Config:
+    """The demo's config with four iterations an epoch."""
+    cfg = read_config(RL, data, work_dir, steps)
+    cfg.train_cfg.val_interval = 100
+    # One of its own, or it would go on writing to the last test's folder.
+    cfg.visualizer.name = str(work_dir)
+    cfg.custom_hooks[-1].update(
+        dict(warmup=0, policy=0, update_interval=2, probe_interval=0)
+        | (hook or {})
+    )
+    cfg.model.distiller.distill_losses.loss_levels.update(loss)
+    return cfg
+
+
+def run(cfg: Config) -> Runner:
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def selector(runner: Runner) -> torch.nn.Module:
+    return runner.model.distiller.distill_losses.loss_levels.selector
+
+
+def lines(cfg: Config) -> list[dict]:
+    text = Path(cfg.work_dir, 'levels.jsonl').read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_phases_follow_each_other(digits, tmp_path):
+    cfg = config(
+        digits, tmp_path / 'phases', 3, dict(warmup=1, policy=1, dump=True)
+    )
+    runner = run(cfg)
+    dumped = lines(cfg)
+    assert len(dumped) == 3 * 16
+    for line in dumped:
+        if line['iter'] < 8:
+            assert line['applied'] == [1] * 5
+        else:
+            assert line['applied'] == line['levels']
+        for chosen, quality in zip(
+            line['applied'], line['quality'], strict=True
+        ):
+            # A 1 x 1 map has a gradient of 0 in CWD, which is known too.
+            assert (quality is not None) == bool(chosen)
+    joint = [line for line in dumped if line['iter'] >= 8]
+    assert any(sum(line['levels']) < 5 for line in joint)
+    assert {line['image'] for line in dumped} == set(range(16))
+    assert all(len(line['sizes']) >= 1 for line in dumped)
+    # Two updates an epoch, from the second on.
+    assert int(selector(runner).updates) == 4
+
+
+def test_diagnostics_are_logged_and_probes_made(digits, tmp_path):
+    cfg = config(
+        digits,
+        tmp_path / 'log',
+        2,
+        dict(probe_interval=2),
+        grad_norm=dict(alpha=0.5),
+    )
+    cfg.custom_hooks[-1].probe_dataloader = cfg.train_dataloader
+    run(cfg)
+    records = read_scalars(cfg.work_dir)
+    names = {name for record in records for name in record}
+    wanted = {
+        'approx_kl', 'clip_fraction', 'cost', 'entropy', 'explained_variance',
+        'regret_all', 'regret_fixed', 'regret_policy', 'regret_random',
+        'return', *(f'selected_{i}' for i in range(5)),
+        *(f'weight_{i}' for i in range(5)),
+    }  # fmt: skip
+    assert {f'levels/{name}' for name in wanted} <= names
+    last = records[-2]
+    assert 0 < last['levels/cost'] <= 1
+    assert last['levels/regret_policy'] >= -1e-6
+    weights = [last[f'levels/weight_{i}'] for i in range(5)]
+    assert sum(weights) == pytest.approx(5, rel=1e-3)
+
+
+def test_selector_is_not_the_students_optimisers_business(digits, tmp_path):
+    cfg = config(digits, tmp_path / 'names', 1, dict(update_interval=100))
+    runner = Runner.from_cfg(cfg)
+    before = copy.deepcopy(selector(runner).state_dict())
+    runner.train()
+    own = {id(p) for p in selector(runner).parameters()}
+    assert own
+    held = {
+        id(p)
+        for group in runner.optim_wrapper.param_groups
+        for p in group['params']
+    }
+    names = {
+        name
+        for name, p in runner.model.named_parameters()
+        if id(p) in held and '.selector.' in name
+    }
+    assert names == set()
+    student = {id(p) for p in runner.model.student.parameters()}
+    assert student <= held
+    for name, parameter in selector(runner).named_parameters():
+        assert torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize(
+    'chooser',
+    ['PPOLevels', 'RegressedLevels', 'GatedLevels', 'GreedyLevels'],
+)
+def test_resumed_training_equals_training_straight(chooser, digits, tmp_path):
+    def make(name: str) -> Config:
+        cfg = config(
+            digits,
+            tmp_path / name,
+            2,
+            # The buffer is not empty at the end of an epoch.
+            dict(update_interval=3, probe_interval=2),
+            selector=dict(_delete_=True, type=chooser, lambda_cost=0.1),
+            grad_norm=dict(),
+        )
+        loss = cfg.model.distiller.distill_losses.loss_levels
+        loss.selector = dict(type=chooser, lambda_cost=0.1)
+        return cfg
+
+    straight = run(make('straight'))
+    cfg = make('halves')
+    cfg.custom_hooks.append(dict(type='StopAfter', unit='max_epochs'))
+    with pytest.raises(KeyboardInterrupt):
+        train(cfg)
+    cfg = make('halves')
+    cfg.resume = True
+    cfg.experiment_name = 'second_half'
+    resumed = run(cfg)
+    first, second = (
+        {k: v.nan_to_num() for k, v in r.model.state_dict().items()}
+        for r in (straight, resumed)
+    )
+    assert_same(first, second)
+    assert any('.selector.' in key for key in first)
+    states = [selector(r).extra_state() for r in (straight, resumed)]
+    assert flat(states[0]) == flat(states[1])
+
+
+def flat(state: Any) -> Any:
+    """Tensors as lists, to be compared."""
+    if isinstance(state, torch.Tensor):
+        return state.nan_to_num(123.0).tolist()
+    if isinstance(state, dict):
+        return {key: flat(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [flat(value) for value in state]
+    return state
+
+
+def test_weight_zero_trains_the_student_as_if_alone(digits, tmp_path):
+    alone = train(read_config(PLAIN['det'], digits, tmp_path / 'alone', 2))
+    cfg = config(
+        digits, tmp_path / 'zero', 2, dict(probe_interval=2, policy=1)
+    )
+    cfg.model.distiller.distill_losses.loss_levels.level_loss.loss_weight = 0.0
+    assert_same(alone, train(cfg))
+
+
+@pytest.mark.parametrize(
+    'quality',
+    [
+        dict(type='MeasuredQuality'),
+        dict(
+            type='InfluenceQuality',
+            convs=[f'neck.fpn_convs.{i}.conv' for i in range(5)],
+        ),
+    ],
+    ids=['measured', 'influence'],
+)
+def test_other_rewards_are_learned_from(quality, digits, tmp_path):
+    cfg = config(
+        digits,
+        tmp_path / quality['type'],
+        1,
+        dict(probe_interval=2, dump=True),
+        quality=quality,
+    )
+    runner = run(cfg)
+    known = [
+        {line['iter'] for line in lines(cfg) if any_known(line)},
+        set(range(4)),
+    ]
+    if quality['type'] == 'MeasuredQuality':
+        known[1] = {0, 2}
+    assert known[0] == known[1]
+    assert int(selector(runner).updates) == 2
+    cfg = config(digits, tmp_path / 'no_probes', 1, quality=quality)
+    with pytest.raises(ValueError, match='probe_interval'):
+        run(cfg)
+
+
+def any_known(line: dict) -> bool:
+    return any(value is not None for value in line['quality'])
+
+
+def test_trained_policy_is_replayed_on_a_new_student(digits, tmp_path):
+    first = config(digits, tmp_path / 'first', 1)
+    trained = selector(run(first))
+    prefix = 'distiller.distill_losses.loss_levels.selector.'
+    frozen = dict(
+        type='PPOLevels',
+        lambda_cost=0.3,
+        frozen=True,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint=str(tmp_path / 'first' / 'epoch_1.pth'),
+            prefix=prefix,
+        ),
+    )
+    cfg = config(digits, tmp_path / 'second', 1)
+    cfg.model.distiller.distill_losses.loss_levels.selector = frozen
+    replayed = selector(run(cfg))
+    for (name, a), b in zip(
+        trained.named_parameters(), replayed.parameters(), strict=True
+    ):
+        assert torch.equal(a, b), name
+    assert int(replayed.updates) == int(trained.updates)
+
+
+def test_a_checkpoint_of_other_levels_is_refused(digits, tmp_path):
+    run(config(digits, tmp_path / 'five', 1))
+    cfg = config(digits, tmp_path / 'four', 1)
+    for side in ('student', 'teacher'):
+        recorders = cfg.model.distiller[f'{side}_recorders']
+        recorders.pyramid.levels = [0, 1, 2, 3]
+    cfg.model.distiller.distill_losses.loss_levels.num_levels = 4
+    cfg.load_from = str(tmp_path / 'five' / 'epoch_1.pth')
+    with pytest.raises(ValueError, match='is not of the 4 levels'):
+        run(cfg)
+
+
+def test_a_model_without_a_selection_is_named(digits, tmp_path):
+    cfg = read_config(PLAIN['det'], digits, tmp_path / 'plain', 1)
+    cfg.custom_hooks.append(dict(type='kdvit_mm.LevelSelectionHook'))
+    with pytest.raises(ValueError, match='0 losses of type SelectedLevels'):
+        run(cfg)
+
+
+@pytest.mark.parametrize('options', [dict(warmup=-1), dict(update_interval=0)])
+def test_wrong_hook_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        LevelSelectionHook(**options)
