@@ -84,7 +84,7 @@ def test_demo_names_its_configs(monkeypatch):
 
 
 def test_teacher_checkpoint_is_what_training_the_teacher_leaves():
-    for config in DEMOS:
+    for config in RUNNABLE:
         cfg = Config.fromfile(config)
         if 'distiller' not in cfg.model:
             continue

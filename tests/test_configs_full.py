@@ -233,6 +233,16 @@ def test_student_step(config):
         assert not torch.equal(weight, before[name]), name
 
 
+@pytest.mark.parametrize('config', DISTILL + STUDENTS + PRETRAIN, ids=named)
+def test_config_survives_a_dump(config):
+    cfg = parsed(config)
+    again = Config.fromstring(cfg.pretty_text, '.py')
+    assert again.to_dict() == cfg.to_dict()
+    # What names a class of the package imports it.
+    if 'kdvit_mm' in cfg.pretty_text:
+        assert cfg.custom_imports.imports == ['kdvit_mm']
+
+
 def test_teacher_checkpoints_are_the_published_ones():
     for config in PAIRS:
         model = parsed(config).model

@@ -46,7 +46,8 @@ def plot_runs(
     """Plots task loss, distill loss and a metric of several runs.
 
     Args:
-        runs (Mapping[str, str | Path]): Work directory by the name in the plot.
+        runs (Mapping[str, str | Path]): Work directory by the name that the
+            plot gives it.
         metric (str): Logged key of the metric, such as ``'mIoU'``.
         file (str | Path): Picture file to write.
     """

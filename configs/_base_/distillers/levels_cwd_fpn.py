@@ -10,7 +10,8 @@ distiller = dict(
         loss_levels=dict(
             type='kdvit_mm.SelectedLevelsLoss',
             num_levels=5,
-            selector=dict(type='PPOLevels', lambda_cost=0.3),
+            # The levels' rewards add up: later ones would only add noise.
+            selector=dict(type='PPOLevels', lambda_cost=0.3, gamma=0),
             level_loss=dict(type='kdvit_mm.CWDLoss', tau=1, loss_weight=10))),
     loss_forward_mappings=dict(
         loss_levels=dict(

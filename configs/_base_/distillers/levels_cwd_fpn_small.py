@@ -1,4 +1,6 @@
-# Weight as said in fgd_fpn_small.py.
+# Weight as said in fgd_fpn_small.py; a learning rate for a short schedule.
 _base_ = './levels_cwd_fpn.py'
 distiller = dict(
-    distill_losses=dict(loss_levels=dict(level_loss=dict(loss_weight=0.4))))
+    distill_losses=dict(
+        loss_levels=dict(
+            selector=dict(lr=2e-3), level_loss=dict(loss_weight=0.4))))

@@ -28,7 +28,8 @@ class Pyramid(tuple):
 class FPNLevelSelectionRecorder(ModuleOutputsRecorder):
     """Records the levels of a pyramid that may be distilled.
 
-    ``dict(type='FPNLevelSelection', source='neck')`` in a config. One on the student's neck and one on the teacher's feed
+    In a config it is ``dict(type='FPNLevelSelection', source='neck')``. One on
+    the student's neck and one on the teacher's feed
     :class:`~kdvit_mm.models.losses.selected_levels.SelectedLevelsLoss`, which
     takes the decision and applies it to both.
 

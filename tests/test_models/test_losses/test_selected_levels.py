@@ -213,7 +213,7 @@ def test_a_pyramid_of_other_levels_is_named():
     with pytest.raises(ValueError, match=r'preds_T .* num_levels=3 maps'):
         loss(pyramid(2, 0), pyramid(2, 1)[:2])
     with pytest.raises(
-        ValueError, match="preds_T .* type 'FPNLevelSelection'"
+        ValueError, match=r"preds_T .* type 'FPNLevelSelection'"
     ):
         loss(tuple(pyramid(2, 0)), pyramid(2, 1)[0])
 

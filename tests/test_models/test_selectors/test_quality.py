@@ -210,7 +210,7 @@ def test_influence_ranks_levels_by_images_that_are_not_trained_on():
 
 def test_influence_names_a_wrong_convolution():
     quality = InfluenceQuality(2, convs=['convs.0', 'conv.1'])
-    with pytest.raises(ValueError, match='"conv.1", which is no'):
+    with pytest.raises(ValueError, match=r'"conv\.1", which is no'):
         quality.attach(ConvToy())
     with pytest.raises(ValueError, match='convs has 1 names'):
         InfluenceQuality(2, convs=['convs.0'])
@@ -222,7 +222,7 @@ def test_quality_wants_gradients_and_a_pyramid_recorded_apart():
     with pytest.raises(ValueError, match='FPNLevelSelection'):
         quality.watch(tuple(Toy().maps), applied)
     toy = Toy().requires_grad_(False)
-    with pytest.raises(ValueError, match='level 0 .* no gradient'):
+    with pytest.raises(ValueError, match=r'level 0 .* no gradient'):
         quality.watch(toy.pyramid(), applied)
 
 
