@@ -80,7 +80,7 @@ def test_demo_names_its_configs(monkeypatch):
     } | {name for recipe in demo.OTHERS.values() for name in recipe[:3]}
     prompts = {c.stem for c in RUNNABLE if 'prompts' in c.stem}
     assert named | prompts == {config.stem for config in RUNNABLE}
-    assert len(demo.METHODS) == 11
+    assert len(demo.METHODS) == 12
 
 
 def test_teacher_checkpoint_is_what_training_the_teacher_leaves():

@@ -53,6 +53,7 @@ METHODS = {
     'defeat': 'fpn',
     'dist': 'head',
     'freekd': 'fpn',
+    'rl': 'fpn',
 }
 OTHERS = {
     'seg': Recipe(

@@ -3,6 +3,12 @@ _base_ = [
     '../_base_/distillers/levels_cwd_fpn_small.py',
 ]
 model = dict(distiller=_base_.distiller)
+# Images that are not trained on, with ground truth, to measure regret.
+probe_dataloader = dict(
+    _base_.train_dataloader,
+    dataset=dict(
+        _base_.train_dataloader.dataset,
+        ann_file='annotations/instances_val.json'))
 custom_hooks = [
     *_base_.custom_hooks,
     dict(
@@ -11,5 +17,6 @@ custom_hooks = [
         policy=1,
         update_interval=16,
         probe_interval=20,
+        probe_dataloader=probe_dataloader,
         dump=True),
 ]

@@ -1,11 +1,12 @@
-# Copyright (c) kdvit_mm contributors. All rights reserved.
 """Puts the data of the small configs in place, wherever it is to lie."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 
-from .digit_scenes import DigitSceneParams, make_digit_scenes
+from kdvit_mm.datasets.digit_scenes import DigitSceneParams, make_digit_scenes
 
 DIGITS = 'data/digit_scenes'
 
@@ -44,15 +45,16 @@ def data_options(config: Path, root: str | None) -> dict[str, str]:
     if root is None:
         return {}
     cfg = Config.fromfile(config)
-    old, new = cfg.data_root, str(Path(root)) + '/'
-    options = {
-        f'{part}_dataloader.dataset.data_root': new
-        for part in ('train', 'val', 'test')
-    }
-    for part in ('val', 'test'):
-        annotations = cfg[f'{part}_evaluator'].get('ann_file')
-        if annotations:
-            options[f'{part}_evaluator.ann_file'] = annotations.replace(
-                old, new
-            )
-    return options
+    return dict(_moved('', cfg.to_dict(), cfg.data_root, f'{Path(root)}/'))
+
+
+def _moved(
+    key: str, value: Any, old: str, new: str
+) -> Iterator[tuple[str, str]]:
+    """All paths in a folder by their keys, as they are in another folder."""
+    if isinstance(value, str) and value.startswith(old):
+        yield key[1:], new + value[len(old) :]
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+    for name, child in value.items() if isinstance(value, dict) else ():
+        yield from _moved(f'{key}.{name}', child, old, new)

@@ -35,7 +35,13 @@ def config(
     # One of its own, or it would go on writing to the last test's folder.
     cfg.visualizer.name = str(work_dir)
     cfg.custom_hooks[-1].update(
-        dict(warmup=0, policy=0, update_interval=2, probe_interval=0)
+        dict(
+            warmup=0,
+            policy=0,
+            update_interval=2,
+            probe_interval=0,
+            probe_dataloader=None,
+        )
         | (hook or {})
     )
     cfg.model.distiller.distill_losses.loss_levels.update(loss)
@@ -132,21 +138,36 @@ def test_selector_is_not_the_students_optimisers_business(digits, tmp_path):
         assert torch.equal(parameter, before[name]), name
 
 
-@pytest.mark.parametrize(
-    'chooser',
-    ['PPOLevels', 'RegressedLevels', 'GatedLevels', 'GreedyLevels'],
+INFLUENCE = dict(
+    type='InfluenceQuality',
+    convs=[f'neck.fpn_convs.{i}.conv' for i in range(5)],
 )
-def test_resumed_training_equals_training_straight(chooser, digits, tmp_path):
+
+
+@pytest.mark.parametrize(
+    ('chooser', 'quality'),
+    [
+        ('PPOLevels', INFLUENCE),
+        ('RegressedLevels', None),
+        ('GatedLevels', None),
+        ('GreedyLevels', None),
+    ],
+)
+def test_resumed_training_equals_training_straight(
+    chooser, quality, digits, tmp_path
+):
     def make(name: str) -> Config:
+        # The buffer is not empty at the end of an epoch.
+        hook = dict(update_interval=3, probe_interval=2)
         cfg = config(
             digits,
             tmp_path / name,
             2,
-            # The buffer is not empty at the end of an epoch.
-            dict(update_interval=3, probe_interval=2),
-            selector=dict(_delete_=True, type=chooser, lambda_cost=0.1),
+            hook,
+            quality=quality,
             grad_norm=dict(),
         )
+        cfg.custom_hooks[-1].probe_dataloader = cfg.train_dataloader
         loss = cfg.model.distiller.distill_losses.loss_levels
         loss.selector = dict(type=chooser, lambda_cost=0.1)
         return cfg
@@ -192,13 +213,7 @@ def test_weight_zero_trains_the_student_as_if_alone(digits, tmp_path):
 
 @pytest.mark.parametrize(
     'quality',
-    [
-        dict(type='MeasuredQuality'),
-        dict(
-            type='InfluenceQuality',
-            convs=[f'neck.fpn_convs.{i}.conv' for i in range(5)],
-        ),
-    ],
+    [dict(type='MeasuredQuality'), INFLUENCE],
     ids=['measured', 'influence'],
 )
 def test_other_rewards_are_learned_from(quality, digits, tmp_path):

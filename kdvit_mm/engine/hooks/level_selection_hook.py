@@ -1,15 +1,16 @@
 """Runs the learning of which pyramid levels to distil."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
 from kdvit_mm.models.losses.selected_levels import Decision, SelectedLevelsLoss
 from kdvit_mm.models.selectors.benefits import (
@@ -24,6 +25,7 @@ from kdvit_mm.models.selectors.quality import (
     MeasuredQuality,
     total_of,
 )
+from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.registry import HOOKS
 
 PREFIX = 'train/levels/'
@@ -95,7 +97,7 @@ class LevelSelectionHook(Hook):
         self.probe_interval = probe_interval
         self.probe_dataloader = probe_dataloader
         self.dump = dump
-        self._batches: Iterator[dict] | None = None
+        self._held_out: DataLoader | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Finds the loss and takes its selector from the optimiser.
@@ -121,10 +123,7 @@ class LevelSelectionHook(Hook):
                 'to 20.'
             )
         if self.probe_dataloader is not None:
-            loader = runner.build_dataloader(
-                self.probe_dataloader, seed=runner.seed
-            )
-            self._batches = _endless(loader)
+            self._held_out = runner.build_dataloader(self.probe_dataloader)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
@@ -142,7 +141,7 @@ class LevelSelectionHook(Hook):
         if self.probing and isinstance(quality, InfluenceQuality):
             with undisturbed(self.algorithm), self.loss.probing():
                 batch = self.algorithm.data_preprocessor(
-                    self._probe_batch(data_batch), True
+                    self._probe_batch(runner, data_batch), True
                 )
                 student = self.algorithm.architecture
                 quality.see_held_out(total_of(student(**batch, mode='loss')))
@@ -189,7 +188,10 @@ class LevelSelectionHook(Hook):
             runner (Runner): The runner.
             checkpoint (dict): The checkpoint to be saved.
         """
-        checkpoint['level_selection'] = self.loss.selector.extra_state()
+        state = {'selector': self.loss.selector.extra_state()}
+        if isinstance(self.loss.quality, InfluenceQuality):
+            state['gradients'] = self.loss.quality.gradients
+        checkpoint['level_selection'] = state
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Takes back the selector's buffer and optimiser in a resumed run.
@@ -200,7 +202,9 @@ class LevelSelectionHook(Hook):
         """
         if runner._resume and 'level_selection' in checkpoint:
             state = checkpoint['level_selection']
-            self.loss.selector.load_extra_state(state)
+            self.loss.selector.load_extra_state(state['selector'])
+            if isinstance(self.loss.quality, InfluenceQuality):
+                self.loss.quality.gradients = state['gradients']
 
     def _facts(self, decision: Decision) -> dict[str, float]:
         rate = decision.applied.float().mean(0)
@@ -218,12 +222,25 @@ class LevelSelectionHook(Hook):
         for name, value in facts.items():
             runner.message_hub.update_scalar(PREFIX + name, value)
 
-    def _probe_batch(self, data_batch: Any) -> Any:
-        return data_batch if self._batches is None else next(self._batches)
+    def _probe_batch(self, runner: Runner, data_batch: Any) -> Any:
+        loader = self._held_out
+        if loader is None:
+            return data_batch
+        # Found from the iteration alone, that a resumed run finds the same.
+        number = runner.iter // self.probe_interval
+        number = number * get_world_size() + get_rank()
+        first = number * loader.batch_size
+        dataset: Any = loader.dataset
+        with isolated_rng(first):
+            images = [
+                dataset[i % len(dataset)]
+                for i in range(first, first + loader.batch_size)
+            ]
+        return loader.collate_fn(images)
 
     def _probe(self, runner: Runner, data_batch: Any) -> None:
         benefits = level_benefits(
-            self.algorithm, self._probe_batch(data_batch)
+            self.algorithm, self._probe_batch(runner, data_batch)
         )
         self._log(runner, self._regrets(benefits))
 
@@ -271,11 +288,6 @@ class LevelSelectionHook(Hook):
                     'cost': round(float(selection.cost[n]), 5),
                 }
                 lines.write(json.dumps(line) + '\n')
-
-
-def _endless(loader: Any) -> Iterator[dict]:
-    while True:
-        yield from loader
 
 
 def _rounded(values: torch.Tensor) -> list[float | None]:
