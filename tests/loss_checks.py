@@ -33,13 +33,11 @@ def assert_golden(
     call: Callable[[dict[str, torch.Tensor]], torch.Tensor],
     case: Case,
     module: torch.nn.Module | None = None,
-    float32_atol: float = 0.0,
 ) -> None:
     """Compares value and gradients, in float64 and in float32.
 
     ``call`` computes the loss from the case's inputs; gradients named
-    ``param:`` are those of ``module``. ``float32_atol`` is for gradients that
-    are a difference of nearly equal numbers.
+    ``param:`` are those of ``module``.
     """
     for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-5)):
         inputs = {
@@ -67,8 +65,6 @@ def assert_golden(
         # One scale for all: a bias before a batch norm has gradient 0.
         scale = max(g.abs().max().item() for g in case.grads.values())
         atol = tolerance * scale
-        if dtype == torch.float32:
-            atol = max(atol, float32_atol)
         for key, (actual, expected) in pairs.items():
             torch.testing.assert_close(
                 actual.double(),

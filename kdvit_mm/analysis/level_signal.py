@@ -282,7 +282,7 @@ def measure(
     Raises:
         ValueError: If not even two images are left.
     """
-    dataset = dataloader.dataset
+    dataset: Any = dataloader.dataset
     draws, costs = [], []
     with isolated_rng(seed):
         images = torch.randperm(len(dataset))[:num_images]

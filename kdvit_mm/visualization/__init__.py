@@ -1,6 +1,13 @@
 """What plots and pictures are made of."""
 
 from kdvit_mm.visualization.curves import plot_runs, read_scalars
+from kdvit_mm.visualization.levels import read_decisions
 from kdvit_mm.visualization.pictures import draw_sample, plot_grid
 
-__all__ = ['draw_sample', 'plot_grid', 'plot_runs', 'read_scalars']
+__all__ = [
+    'draw_sample',
+    'plot_grid',
+    'plot_runs',
+    'read_decisions',
+    'read_scalars',
+]

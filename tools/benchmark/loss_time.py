@@ -93,7 +93,10 @@ def parse_args() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument('--boxes', type=int, default=30, help='of an image')
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--dtype', default='float32', help='of the inputs')
+    parser.add_argument(
+        '--dtype', default='float32',
+        help='of the inputs; under autocast if it is a half precision one',
+    )  # fmt: skip
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     return parser.parse_args()
@@ -119,7 +122,9 @@ class Inputs:
     def build(self, name: str, **options: Any) -> Any:
         """A loss or a connector, kdvit_mm's unless the name has a scope."""
         scope = '' if '.' in name else 'kdvit_mm.'
-        return MODELS.build({'type': scope + name, **options}).to(self.like)
+        module = MODELS.build({'type': scope + name, **options})
+        dtype = torch.promote_types(self.like.dtype, torch.float32)
+        return module.to(self.like.device, dtype)
 
     def draw(self, *shape: int) -> torch.Tensor:
         """Normally distributed numbers."""
@@ -422,6 +427,12 @@ def main() -> None:
     torch.manual_seed(0)
     inputs = Inputs(args)
     rows = feature_rows(inputs) | head_rows(inputs) | mask_rows(inputs)
+    if inputs.like.element_size() < 4:
+        cast = torch.autocast(inputs.like.device.type, inputs.like.dtype)
+        rows = {
+            name: row._replace(loss=cast(row.loss), connect=cast(row.connect))
+            for name, row in rows.items()
+        }
     # What is there already need not be looked through for every row.
     gc.freeze()
     table = measure(rows, args)
