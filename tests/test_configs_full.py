@@ -6,6 +6,7 @@ teachers. All else is what a run on eight GPUs builds.
 
 import copy
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -303,21 +304,36 @@ def test_teacher_needs_only_its_checkpoint(tmp_path, monkeypatch):
         assert torch.equal(weight, weights[name]), name
 
 
-def detectors() -> list:
-    """Configs of all students and teachers of mmdet."""
-    pairs = [parsed(config) for config in PAIRS]
-    models = [pair.model for pair in pairs if pair.default_scope == 'mmdet']
-    return [model.architecture for model in models] + [
-        published(model.teacher.cfg_path).model for model in models
+def full_size_models() -> list:
+    """Configs of all students and teachers, with repetitions."""
+    pairs = [parsed(config).model for config in PAIRS]
+    return [pair.architecture for pair in pairs] + [
+        published(pair.teacher.cfg_path).model for pair in pairs
     ]
+
+
+def label(model: dict) -> str:
+    """Name of a model in the table of sizes."""
+    backbone = model.backbone
+    if backbone.type == 'kdvit_mm.ResNeXt18':
+        name = 'RX18'
+    elif backbone.type == 'ResNeXt':
+        name = f'X{backbone.depth}-{backbone.groups}x{backbone.base_width}d'
+    else:
+        name = f'R{backbone.depth}'
+    if model.type == 'EncoderDecoder':
+        head = {'PSPHead': 'PSPNet', 'ASPPHead': 'DeepLabV3'}
+        return f'{head[model.decode_head.type]} {name}-D8'
+    return f'{model.type} {name}'.replace('FasterRCNN', 'Faster R-CNN')
 
 
 def on_meta(cfg: Any) -> nn.Module:
     """A model whose cost can be counted without computing anything."""
-    with DefaultScope.overwrite_default_scope('mmdet'), torch.device('meta'):
+    scope = 'mmseg' if cfg['type'] == 'EncoderDecoder' else 'mmdet'
+    with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(cfg)
     model.eval()
-    return model
+    return model.to('meta')
 
 
 def published_cost(backbone: dict) -> tuple[int, float]:
@@ -340,9 +356,9 @@ def published_cost(backbone: dict) -> tuple[int, float]:
 
 def test_backbones_cost_what_torchvision_and_mmpretrain_publish():
     costs = {
-        published_cost(detector.backbone): detector.backbone
-        for detector in detectors()
-        if detector.backbone.type != 'kdvit_mm.ResNeXt18'
+        published_cost(model.backbone): model.backbone
+        for model in full_size_models()
+        if model.backbone.type in ('ResNet', 'ResNeXt')
     }
     assert len(costs) == 6
     for (parameters, multiply_adds), cfg in costs.items():
@@ -363,15 +379,71 @@ def test_retinanet_costs_what_mmdet_publishes():
     # docs/en/user_guides/useful_tools.md of mmdet 3.3, "Model Complexity":
     # (3, 1280, 800), 239.32 GFLOPs, 37.74 M. It counts trainable parameters,
     # and norms and activations among the operations.
-    model = on_meta(
-        next(
-            detector
-            for detector in detectors()
-            if detector.type == 'RetinaNet' and detector.backbone.depth == 50
-        )
-    )
+    models = {label(model): model for model in full_size_models()}
+    model = on_meta(models['RetinaNet R50'])
     trained = sum(w.numel() for w in model.parameters() if w.requires_grad)
     assert round(trained / 1e6, 2) == 37.74
     images = torch.zeros(1, 3, 1280, 800, device='meta')
     flops = count_flops(model, dict(inputs=images))
     assert flops == pytest.approx(239.32e9, rel=0.005)
+
+
+def test_table_of_sizes_is_true():
+    text = (ROOT.parent / 'docs/methods.md').read_text()
+    rows = re.findall(r'^\| (.*) \| (\d+\.\d\d) \| (.*) \|$', text, re.M)
+    table = {name: (size, flops) for name, size, flops in rows}
+    models = {label(model): model for model in full_size_models()}
+    assert models.keys() == table.keys()
+    for name, cfg in models.items():
+        model = on_meta(cfg)
+        shape = (512, 1024) if 'D8' in name else (800, 1280)
+        images = torch.zeros(1, 3, *shape, device='meta')
+        flops = count_flops(model, dict(inputs=images))
+        counted = (
+            f'{size(model) / 1e6:.2f}',
+            f'{flops / 1e9:.1f}' if flops else '\N{EN DASH}',
+        )
+        assert counted == table[name], name
+
+
+def test_metafiles_say_what_the_configs_say():
+    listed = []
+    for metafile in (ROOT / 'distill').rglob('metafile.yml'):
+        content = yaml.safe_load(metafile.read_text())
+        (collection,) = content['Collections']
+        assert (ROOT.parent / collection['README']).parent == metafile.parent
+        for entry in content['Models']:
+            config = ROOT.parent / entry['Config']
+            listed.append(config)
+            assert entry['Name'] == config.stem
+            assert entry['In Collection'] == collection['Name']
+            teacher = entry['Metadata']['Teacher']
+            weights = published(teacher['Config']).model_path
+            assert teacher['Weights'] == weights
+            model = parsed(config).model
+            source = model.get('teacher') or model.architecture
+            assert teacher['Config'] == source.cfg_path
+            # Nothing is measured yet.
+            assert 'Results' not in entry
+    assert sorted(listed) == DISTILL
+
+
+@pytest.mark.parametrize(
+    'readme',
+    sorted((ROOT / 'distill/mmdet').rglob('README.md')),
+    ids=lambda readme: readme.parent.name,
+)
+def test_config_in_a_readme_takes_a_step(readme, tmp_path):
+    text = readme.read_text()
+    code = re.search(r'```python\n(.*?)```', text, re.S)[1]
+    config = tmp_path / 'my_distillation.py'
+    config.write_text(code.replace("'./_base_", f"'{ROOT}/_base_"))
+    cfg = Config.fromfile(config)
+    for loss in cfg.model.distiller.distill_losses.values():
+        loss.pop('prompt_ckpt', None)
+    teacher = untouched_teacher(cfg.model.teacher.cfg_path)
+    train_one_step(build(cfg, teacher=teacher), cfg)
+    # Its table has all configs of the folder.
+    named = set(re.findall(r'\(\./(.*)\.py\)', text))
+    folder = {c.stem for c in PAIRS if c.parent == readme.parent}
+    assert named == folder

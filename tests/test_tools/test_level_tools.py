@@ -1,5 +1,7 @@
-"""The tools about levels, in processes of their own on a run of the demo."""
+"""The tools about levels, on a run of the demo."""
 
+import argparse
+import importlib
 import json
 import os
 import subprocess
@@ -30,6 +32,13 @@ def trained(digits, tmp_path_factory) -> Path:
     torch.save(model.teacher.state_dict(), work_dir / 'teacher.pth')
     torch.save(model.architecture.state_dict(), work_dir / 'alone.pth')
     return work_dir
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    """Imports a tool by its name."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return lambda name: importlib.import_module(name)
 
 
 def start(tool: str, *command, cwd: Path) -> subprocess.CompletedProcess:
@@ -90,12 +99,15 @@ def test_level_signal(digits, trained, tmp_path):
     }  # fmt: skip
 
 
-def test_level_signal_says_what_is_wrong(tmp_path):
+def test_level_signal_says_what_is_wrong(tool):
+    options = dict(data_root=None, cfg_options={}, level_loss=None)
+    read = tool('level_signal').read_config
     plain = DEMO / 'gfl_r18-w0.125_fpn_10e_digits-224.py'
-    done = start('level_signal', plain, 'none.pth', cwd=tmp_path)
-    assert done.returncode == 1
-    assert '0 losses of type SelectedLevelsLoss' in done.stderr
-    assert 'Traceback' not in done.stderr
+    with pytest.raises(ValueError, match=r'0 losses of type SelectedLevels'):
+        read(argparse.Namespace(config=plain, **options))
+    options['level_loss'] = plain
+    with pytest.raises(ValueError, match=r'no distiller\.distill_losses'):
+        read(argparse.Namespace(config=DEMO / f'{RL}.py', **options))
 
 
 def test_plot_levels(digits, trained, tmp_path):
@@ -119,22 +131,31 @@ def test_plot_levels(digits, trained, tmp_path):
     assert {'levels/cost', 'levels/weight_0', 'levels/regret_policy'} <= keys
 
 
-def test_plot_levels_leaves_out_what_it_has_no_data_for(trained, tmp_path):
+def test_plot_levels_leaves_out_what_it_has_no_data_for(
+    tool, trained, tmp_path, monkeypatch, capsys
+):
     # A run that was not dumped, and one whose last line is half a line.
     lines = (trained / 'levels.jsonl').read_text()
     (tmp_path / 'a').mkdir()
     (tmp_path / 'b').mkdir()
     (tmp_path / 'b' / 'levels.jsonl').write_text(lines[:-30])
-    done = start('plot_levels', 'a', 'b', cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
+    main = tool('plot_levels').main
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('sys.argv', ['plot_levels', 'a', 'b'])
+    main()
     plots = tmp_path / 'plots'
     assert {str(x.relative_to(plots)) for x in plots.glob('**/*.png')} == {
         'b/selection_by_count.png', 'b/selection_by_size.png',
         'b/selection_over_training.png',
     }  # fmt: skip
-    assert 'a/cost.png: no cost in the log' in done.stdout
-    assert 'Train with dump=True' in done.stdout
-    assert 'has no saved config' in done.stdout
-    done = start('plot_levels', 'a', cwd=tmp_path)
-    assert done.returncode == 1
-    assert 'nothing to plot' in done.stderr
+    said = capsys.readouterr().out
+    assert 'a/cost.png: no cost in the log' in said
+    assert 'Train with dump=True' in said
+    assert 'has no saved config' in said
+    monkeypatch.setattr('sys.argv', ['plot_levels', 'a'])
+    with pytest.raises(SystemExit, match='nothing to plot'):
+        main()
+    monkeypatch.setattr('sys.argv', ['plot_levels', 'missing'])
+    with pytest.raises(SystemExit):
+        main()
+    assert 'missing is no folder' in capsys.readouterr().err

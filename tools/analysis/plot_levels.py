@@ -210,6 +210,7 @@ def draw_frontier(runs: dict[str, Path]) -> Figure:
 
 def plot_images(plots: Plots, args: argparse.Namespace) -> None:
     """Plots the images that were asked for."""
+    MMLogger.get_current_instance().setLevel('ERROR')
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(data_options(Path(args.config), args.data_root))
     cfg.merge_from_dict(args.cfg_options)
@@ -280,7 +281,6 @@ def draw_image(
 def main() -> None:
     """Plots all that there are data for."""
     args = parse_args()
-    MMLogger.get_current_instance().setLevel('ERROR')
     work_dirs = [folder.resolve() for folder in args.work_dirs]
     common = Path(os.path.commonpath(work_dirs))
     runs = {str(folder.relative_to(common)): folder for folder in work_dirs}
