@@ -223,14 +223,18 @@ def plot_selection(decisions: Sequence[Decision]) -> Figure:
         decisions (Sequence[dict]): The decisions, oldest first.
 
     Returns:
-        Figure: The plot: a point is the mean over a fortieth of them.
+        Figure: The plot: a point is the mean over a fortieth of the
+        iterations.
     """
-    parts = np.array_split(
-        np.arange(len(decisions)), min(WINDOWS, len(decisions))
-    )
     iterations = np.array([d['iter'] for d in decisions])
     chosen = np.array([d['levels'] for d in decisions], float)
-    steps = [iterations[part].mean() for part in parts]
+    known = np.unique(iterations)
+    windows = np.array_split(known, min(WINDOWS, len(known)))
+    steps = [window.mean() for window in windows]
+    parts = [
+        (window[0] <= iterations) & (iterations <= window[-1])
+        for window in windows
+    ]
     figure, axis = _axis('selection rate of each level', 'share of images')
     for level in range(chosen.shape[1]):
         rates = [chosen[part, level].mean() for part in parts]

@@ -257,10 +257,10 @@ def draw_image(
         selector = find_selected_loss(algorithm).selector
         selection = selector(*found.pyramids, found.costs)
     boxes = data['data_samples'][0].gt_instances.bboxes
-    pixels = data['inputs'][0].permute(1, 2, 0).numpy()
+    # Loaded as BGR, and made float by some augmentations.
+    pixels = data['inputs'][0].flip(0).permute(1, 2, 0).clamp(0, 255)
     return plot_image(
-        # Loaded as BGR.
-        pixels[..., ::-1],
+        pixels.byte().numpy(),
         getattr(boxes, 'tensor', boxes).numpy(),
         {
             name: [x[0].detach().abs().mean(0).numpy() for x in maps]
@@ -284,10 +284,12 @@ def main() -> None:
     work_dirs = [folder.resolve() for folder in args.work_dirs]
     common = Path(os.path.commonpath(work_dirs))
     runs = {str(folder.relative_to(common)): folder for folder in work_dirs}
+    if len(runs) == 1:
+        runs = {common.name: common}
     plots = Plots(args.out or common / 'plots')
     try:
         for name, folder in runs.items():
-            plot_run(plots, name, folder)
+            plot_run(plots, name if len(runs) > 1 else '.', folder)
         plots.add('quality_cost_frontier', lambda: draw_frontier(runs))
         if args.images:
             plot_images(plots, args)
