@@ -216,7 +216,7 @@ def load_trained(algorithm: BaseModel, checkpoint: str) -> list[str]:
         OSError: If the checkpoint cannot be read.
         ValueError: If it does not fit the student or the selector.
     """
-    loaded = _load_checkpoint(checkpoint, map_location='cpu')
+    loaded = _load_checkpoint(checkpoint, map_location='cpu', logger='silent')
     state = loaded.get('state_dict', loaded)
     state = {key.removeprefix('module.'): x for key, x in state.items()}
     if not any(key.startswith(STUDENT) for key in state):

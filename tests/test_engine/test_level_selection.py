@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +291,55 @@ def test_a_model_without_a_selection_is_named(digits, tmp_path):
 def test_wrong_hook_options_are_named(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         LevelSelectionHook(**options)
+
+
+@pytest.mark.slow
+def test_two_ranks_stay_equal(digits, tmp_path):
+    """With levels that no image of a rank chooses, under DDP and gloo."""
+    cfg = config(
+        digits,
+        tmp_path / 'work',
+        2,
+        dict(probe_interval=1),
+        grad_norm=dict(alpha=0.5),
+        connector=dict(
+            type='MGDGenerator',
+            student_channels=48,
+            teacher_channels=48,
+            lambda_mgd=0.5,
+        ),
+    )
+    loss = cfg.model.distiller.distill_losses.loss_levels
+    loss.selector = dict(type='RandomLevels', rate=0.3)
+    cfg.dump(tmp_path / 'random.py')
+    loss.selector = dict(type='PPOLevels', lambda_cost=0.5, lr=0.01)
+    cfg.dump(tmp_path / 'ppo.py')
+    script = str(Path(__file__).with_name('train_on_two_ranks.py'))
+    for name in ('ppo', 'random'):
+        arguments = [str(tmp_path / f'{name}.py'), str(tmp_path / name)]
+        outs = [str(tmp_path / f'{name}_{rank}.pth') for rank in range(2)]
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, script, *arguments, out, str(rank)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                cwd=tmp_path,
+            )
+            for rank, out in enumerate(outs)
+        ]
+        for rank in ranks:
+            output, _ = rank.communicate(timeout=300)
+            assert rank.returncode == 0, output[-3000:]
+        one, other = map(torch.load, outs)
+        for key in ('grad_norm', 'student', 'selector'):
+            for part, value in one[key].items():
+                # Running statistics of images are each rank's own.
+                if 'running_' in part or part.endswith('num_excluded'):
+                    continue
+                assert torch.equal(
+                    value.nan_to_num(), other[key][part].nan_to_num()
+                ), (name, key, part)
+        assert one['held'] is False
+        if name == 'ppo':
+            assert one['updates'] == other['updates'] == 2

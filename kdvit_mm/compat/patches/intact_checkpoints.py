@@ -123,7 +123,7 @@ def _patch_loader(module: Any) -> None:
         if ':' not in filename and not os.path.isfile(path):
             raise FileNotFoundError(
                 f'checkpoint {filename} does not exist. Check load_from, '
-                'teacher_ckpt or the path on the command line.'
+                'teacher_ckpt, init_cfg or the path on the command line.'
             )
         if os.path.isfile(path) and is_damaged(path):
             raise RuntimeError(
