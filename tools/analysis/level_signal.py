@@ -117,8 +117,8 @@ def level_table(report: Report) -> PrettyTable:
         table.add_row(
             [
                 index,
-                f'{level.mean:.4f}',
-                f'{level.std:.4f}',
+                f'{level.mean:.2e}',
+                f'{level.std:.2e}',
                 f'{level.positive:.2f}',
                 f'{level.image_share:.2f}',
                 f'{level.cost:.4f}',
