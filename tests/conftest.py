@@ -1,8 +1,12 @@
+import signal
 from pathlib import Path
 
 import pytest
 
 from kdvit_mm.datasets import DigitSceneParams, make_digit_scenes
+
+# Shells start background commands with Ctrl-C ignored, and so all they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='session')

@@ -270,7 +270,7 @@ def draw_image(
         },
         selection.levels[0].tolist(),
         [
-            f'level {level}\np {probability:.2f}, q {quality:.3f}'
+            f'level {level}\np {probability:.2f}, q {quality:.1e}'
             for level, (probability, quality) in enumerate(
                 zip(selection.probabilities[0], found.quality[0], strict=True)
             )
