@@ -95,7 +95,11 @@ def main() -> None:
     runner = RUNNERS.build(cfg) if runner_type else Runner.from_cfg(cfg)
     try:
         runner.train()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SyntaxError) as error:
+        # mmengine takes Ctrl-C while it formats a checkpoint's config for a
+        # mistake in the config.
+        if not isinstance(error.__context__ or error, KeyboardInterrupt):
+            raise
         runner.logger.info(
             f'Stopped by hand at epoch {runner.epoch + 1}, iteration '
             f'{runner.iter}. The same command with --resume goes on from the '
