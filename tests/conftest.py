@@ -2,11 +2,18 @@ import signal
 from pathlib import Path
 
 import pytest
+from mmengine.registry import DefaultScope
 
 from kdvit_mm.datasets import DigitSceneParams, make_digit_scenes
 
 # Shells start background commands with Ctrl-C ignored, and so all they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_scope_of_other_files() -> None:
+    """Runs each file as if it ran alone."""
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')
