@@ -2,6 +2,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 
 from kdvit_mm.datasets import DigitSceneParams, make_digit_scenes
@@ -11,9 +12,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope='module', autouse=True)
-def no_scope_of_other_files() -> None:
+def nothing_of_other_files() -> None:
     """Runs each file as if it ran alone."""
     DefaultScope._instance_dict.clear()
+    MessageHub._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')
