@@ -1,6 +1,7 @@
 _base_ = [
     '../_base_/pairs/gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224.py',
     '../_base_/distillers/levels_cwd_fpn_small.py',
+    '../_base_/runtime/level_selection_small.py',
 ]
 model = dict(distiller=_base_.distiller)
 # Images that are not trained on, with ground truth, to measure regret.
@@ -12,12 +13,5 @@ probe_dataloader = dict(
         data_prefix=dict(img='images/val/')))
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(
-        type='kdvit_mm.LevelSelectionHook',
-        warmup=1,
-        policy=1,
-        update_interval=16,
-        probe_interval=20,
-        probe_dataloader=probe_dataloader,
-        dump=True),
+    dict(_base_.level_selection, probe_dataloader=probe_dataloader),
 ]

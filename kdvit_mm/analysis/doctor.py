@@ -21,6 +21,7 @@ from mmrazor.registry import MODELS as RAZOR_MODELS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdvit_mm.analysis.configs import dataloader_config, model_config
 from kdvit_mm.models.utils.explain import describe, explain_failure
 from kdvit_mm.models.utils.random import isolated_rng
 
@@ -231,9 +232,7 @@ def build_algorithm(cfg: Config) -> SingleTeacherDistill:
     """Builds and initialises the model as the runner would."""
     if 'model' not in cfg:
         raise _CannotGoOn('The config has no key "model".')
-    model_cfg = copy.deepcopy(cfg.model)
-    if cfg.get('data_preprocessor'):
-        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    model_cfg = model_config(cfg)
     if 'teacher' not in model_cfg or 'distiller' not in model_cfg:
         raise _CannotGoOn(
             f'model.type "{model_cfg.get("type")}" is a plain model: it has '
@@ -264,10 +263,7 @@ def load_batch(cfg: Config, seed: int) -> Any:
     """Takes the first batch of ``train_dataloader``, without workers."""
     if not cfg.get('train_dataloader'):
         raise _CannotGoOn('The config has no key "train_dataloader".')
-    loader_cfg = copy.deepcopy(cfg.train_dataloader)
-    loader_cfg.update(num_workers=0, persistent_workers=False)
-    # torch refuses this one where there are no workers.
-    loader_cfg.pop('prefetch_factor', None)
+    loader_cfg = dataloader_config(cfg, 'train')
     with _step(
         'train_dataloader gives no batch',
         '\nCheck data_root, ann_file and data_prefix of '

@@ -5,7 +5,6 @@ between them is noise to a choice made for the image. Qualities are tensors of
 shape (n, R, L): image, draw, level.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 
-from kdvit_mm.models.selectors.benefits import best_sets, level_benefits
+from kdvit_mm.analysis.configs import dataloader_config, model_config
+from kdvit_mm.models.selectors.benefits import level_benefits
+from kdvit_mm.models.selectors.learning import above_price
 from kdvit_mm.models.selectors.state import level_statistics
 from kdvit_mm.models.utils.random import isolated_rng
 
@@ -192,10 +193,7 @@ def build_algorithm(cfg: Config) -> BaseModel:
     Returns:
         BaseModel: The algorithm; what initialises the student is left out.
     """
-    model = copy.deepcopy(cfg.model)
-    if cfg.get('data_preprocessor'):
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    algorithm = MODELS.build(model)
+    algorithm = MODELS.build(model_config(cfg))
     algorithm.distiller.init_weights()
     algorithm.teacher.init_weights()
     return algorithm
@@ -249,11 +247,7 @@ def build_dataloader(cfg: Config, split: str) -> DataLoader:
     Returns:
         DataLoader: The data loader.
     """
-    config = copy.deepcopy(cfg[f'{split}_dataloader'])
-    config.update(num_workers=0, persistent_workers=False)
-    # torch refuses this one where there are no workers.
-    config.pop('prefetch_factor', None)
-    return Runner.build_dataloader(config)
+    return Runner.build_dataloader(dataloader_config(cfg, split))
 
 
 def measure(
@@ -441,9 +435,9 @@ def find_headroom(
     """
     worth = _worth(quality, costs, lambda_cost)
     others = _other_draws(worth)
-    best, fixed = best_sets(worth), best_sets(worth.mean((0, 1)))
-    honest_best = best_sets(others)
-    honest_fixed = best_sets(others.mean(0, keepdim=True))
+    best, fixed = above_price(worth), above_price(worth.mean((0, 1)))
+    honest_best = above_price(others)
+    honest_fixed = above_price(others.mean(0, keepdim=True))
     gains = (worth * honest_best).sum(2) - (worth * honest_fixed).sum(2)
     return Headroom(
         lambda_cost=lambda_cost,
@@ -621,17 +615,17 @@ def compare_rivals(
     fixed = torch.zeros_like(worth, dtype=torch.bool)
     for fold in folds.unique():
         held = folds == fold
-        fixed[held] = best_sets(worth[~held].mean((0, 1)))
+        fixed[held] = above_price(worth[~held].mean((0, 1)))
     prices = lambda_cost * costs
     choices = {
         'all levels': torch.ones_like(fixed),
         'best fixed set': fixed,
         **{
-            name: best_sets(predicted / _deviation(quality) - prices)
+            name: above_price(predicted / _deviation(quality) - prices)
             for name, predicted in predictions.items()
         },
-        "best of the image's other draws": best_sets(_other_draws(worth)),
-        'best of the draw itself': best_sets(worth),
+        "best of the image's other draws": above_price(_other_draws(worth)),
+        'best of the draw itself': above_price(worth),
     }
     reference = (worth * fixed).sum(2)
     rivals = {}

@@ -11,6 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import set_random_seed
 from mmengine.runner.checkpoint import _load_checkpoint
 
+from kdvit_mm.analysis.configs import model_config
 from kdvit_mm.analysis.doctor import load_batch
 
 
@@ -89,7 +90,7 @@ def build_training_step(
     scope = cfg.get('default_scope', 'mmengine')
     with DefaultScope.overwrite_default_scope(scope):
         set_random_seed(seed)
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(model_config(cfg))
         model.init_weights()
         # Without the teacher, which is not in it.
         state = _load_checkpoint(

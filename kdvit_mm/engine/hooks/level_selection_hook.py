@@ -160,13 +160,13 @@ class LevelSelectionHook(Hook):
         quality = self.loss.quality
         if self.probing and isinstance(quality, MeasuredQuality):
             quality.see_losses(self._image_losses(data_batch))
-        norms = quality.distill_norms()
         reward = quality.take(decision.applied)
         if reward is None:
             reward = torch.full_like(decision.selection.weights, torch.nan)
         selector = self.loss.selector
         selector.observe_losses(decision.losses)
         if self.loss.grad_norm is not None:
+            norms = quality.distill_norms()
             self.loss.grad_norm.step(norms, decision.losses)
         known = reward.isfinite().any(1)
         if selector.learns:

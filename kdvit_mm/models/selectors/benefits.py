@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from kdvit_mm.models.losses.selected_levels import SelectedLevelsLoss
+from kdvit_mm.models.selectors.learning import above_price
 from kdvit_mm.models.selectors.quality import total_of
 from kdvit_mm.models.utils.random import isolated_rng
 
@@ -123,19 +124,6 @@ def level_benefits(algorithm: BaseModel, data: dict[str, Any]) -> Benefits:
     )
 
 
-def best_sets(worth: torch.Tensor) -> torch.Tensor:
-    """The sets of levels with the highest summed worth, none empty.
-
-    Args:
-        worth (torch.Tensor): Quality in deviations less price of each level,
-            of shape (..., L).
-
-    Returns:
-        torch.Tensor: Booleans of the same shape.
-    """
-    return (worth > 0) | (worth == worth.amax(-1, keepdim=True))
-
-
 def regrets(
     worth: torch.Tensor, costs: torch.Tensor, chosen: torch.Tensor
 ) -> dict[str, float]:
@@ -152,12 +140,12 @@ def regrets(
         ('all'), of the best set that is the same for all these images
         ('fixed'), and of random sets of the choice's mean cost ('random').
     """
-    best = (worth * best_sets(worth)).sum(1).mean()
+    best = (worth * above_price(worth)).sum(1).mean()
     rate = (chosen.float() @ costs).mean()
     values = {
         'policy': (worth * chosen).sum(1).mean(),
         'all': worth.sum(1).mean(),
-        'fixed': (worth.mean(0) * best_sets(worth.mean(0))).sum(),
+        'fixed': (worth.mean(0) * above_price(worth.mean(0))).sum(),
         'random': rate * worth.sum(1).mean(),
     }
     return {name: float(best - value) for name, value in values.items()}

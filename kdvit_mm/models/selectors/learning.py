@@ -237,14 +237,16 @@ def mlp(
 def above_price(worth: torch.Tensor) -> torch.Tensor:
     """Levels that are worth more than 0, or else the best one.
 
+    As worth adds up, this is the set that is worth most, but for the empty.
+
     Args:
-        worth (torch.Tensor): Quality less price, of shape (N, L).
+        worth (torch.Tensor): Quality less price, of shape (..., L).
 
     Returns:
-        torch.Tensor: Booleans of shape (N, L).
+        torch.Tensor: Booleans of the same shape.
     """
     best = torch.zeros_like(worth, dtype=torch.bool)
-    best.scatter_(1, worth.argmax(1, keepdim=True), True)
+    best.scatter_(-1, worth.argmax(-1, keepdim=True), True)
     return best | (worth > 0)
 
 

@@ -6,11 +6,11 @@ from torch import nn
 
 from kdvit_mm.models.recorders.fpn_level_selection import Pyramid
 from kdvit_mm.models.selectors.benefits import (
-    best_sets,
     find_selected_loss,
     level_benefits,
     regrets,
 )
+from kdvit_mm.models.selectors.learning import above_price
 from kdvit_mm.registry import MODELS
 from tests import tiny
 
@@ -328,7 +328,7 @@ def test_benefits_leave_no_trace():
 def test_best_sets_and_regrets_by_hand():
     worth = torch.tensor([[1.0, -1.0], [-1.0, 0.5], [-2.0, -1.0]])
     best = [[True, False], [False, True], [False, True]]
-    assert best_sets(worth).tolist() == best
+    assert above_price(worth).tolist() == best
     costs = torch.tensor([0.75, 0.25])
     chosen = torch.tensor([[1, 0], [1, 0], [0, 1]]).bool()
     found = regrets(worth, costs, chosen)
