@@ -3,7 +3,7 @@
 Trains a teacher, the student alone and the student distilled, with one seed
 and one schedule, evaluates all three, exports the student and leaves a table,
 curves and pictures in ``work_dirs/demo``. Run again, it goes on where it was
-interrupted.
+interrupted. With ``--method rl`` there are plots of the chosen levels, too.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
+from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.runner import Runner
 from prettytable import PrettyTable, TableStyle
 
@@ -210,6 +210,25 @@ def draw_predictions(runners: dict[str, Runner], file: Path) -> None:
     plot_grid(rows, ['ground truth', *runners], file)
 
 
+def plot_levels(
+    config: Path,
+    checkpoint: Path,
+    dataset: BaseDataset,
+    options: dict[str, Any],
+    out: Path,
+) -> None:
+    """Plots the choice of levels, and what was chosen on two images."""
+    images = [dataset.get_data_info(i)['img_id'] for i in (0, 1)]
+    command = [
+        sys.executable, str(ROOT / 'tools' / 'analysis' / 'plot_levels.py'),
+        str(checkpoint.parent), '--out', str(out),
+        '--config', str(config), '--checkpoint', str(checkpoint),
+        '--split', 'test', '--images', *map(str, images),
+        '--cfg-options', *(f'{k}={v}' for k, v in options.items()),
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+
+
 def main() -> None:
     """Runs the demo from data to pictures."""
     args = parse_args()
@@ -276,6 +295,15 @@ def main() -> None:
         next(iter(recipe.metrics.values())),
         out / 'curves.png',
     )
+    if method == 'rl':
+        dataset = runners['teacher'].test_dataloader.dataset
+        plot_levels(
+            config['distilled'],
+            distilled,
+            dataset,
+            distil_options,
+            out / 'levels',
+        )
     print(
         f'{(time.time() - start) / 60:.1f} minutes. In {out}: table.md, '
         'curves.png, predictions.png and the exported student '

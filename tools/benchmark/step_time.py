@@ -3,13 +3,15 @@
 The bound is a step of the student alone plus a plain forward of the teacher
 up to the last recorded module. Every row is measured in turn, over and over,
 so that whatever else the machine does hits all of them; ratios are medians of
-the ratios within a round.
+the ratios within a round. With --levels the bound is a step that distils all
+pyramid levels, and the rows are what the choice among them adds to it.
 """
 
 import argparse
 import copy
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,6 +26,8 @@ from prettytable import PrettyTable
 
 from kdvit_mm.analysis.timing import tensor_memory, time_in_turn
 from kdvit_mm.models.algorithms import LeanTeacherDistill
+from kdvit_mm.models.selectors import AllLevels
+from kdvit_mm.models.selectors.benefits import find_selected_loss, image_losses
 from kdvit_mm.registry import MODELS
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -46,6 +50,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
         'autocast_dtype': 'bfloat16',
     },
 }
+LEVELS = Path(__file__).parents[2] / 'configs/_base_/distillers'
+#: As in configs/_base_/runtime/level_selection.py.
+UPDATE_INTERVAL = 64
+ALL_LEVELS = 'all levels (bound)'
+POLICY = 'policy: choices and updates, per step'
 STUDENT, BOUND = 'student alone', 'student + teacher to last record (bound)'
 
 
@@ -63,6 +72,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch', type=int, default=2)
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--device', default='cpu')
+    parser.add_argument(
+        '--levels', action='store_true', help='time the choice of levels'
+    )
     parser.add_argument(
         '--skip', nargs='*', default=[], help='names of rows to leave out'
     )
@@ -138,10 +150,8 @@ def distiller() -> dict:
     }  # fmt: skip
 
 
-def build_steps(
-    args: argparse.Namespace,
-) -> dict[str, Callable[[], None]]:
-    """One function a row, each making a whole training step."""
+def build_pair(args: argparse.Namespace) -> tuple[BaseModel, BaseModel]:
+    """Student and teacher."""
     student_cfg, teacher_cfg = (
         read_model(args.student),
         read_model(args.teacher),
@@ -149,41 +159,57 @@ def build_steps(
     if args.student_depth != student_cfg['backbone']['depth']:
         student_cfg['backbone']['depth'] = args.student_depth
         student_cfg['neck']['in_channels'] = [64, 128, 256, 512]
-    batch = make_batch(args.batch, args.size, args.device)
     teacher = MODELS.build(teacher_cfg).to(args.device)
     student = MODELS.build(student_cfg).to(args.device).train()
     student.init_weights()
+    return student, teacher.eval()
 
-    def train(model: BaseModel) -> None:
-        data = model.data_preprocessor(batch, True)
-        loss, _ = model.parse_losses(model(**data, mode='loss'))
-        trained = [p for p in model.parameters() if p.requires_grad]
-        optimizer = torch.optim.SGD(trained, lr=1e-5)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+
+def train(model: BaseModel, batch: dict) -> None:
+    """A whole training step."""
+    data = model.data_preprocessor(batch, True)
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1e-5)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def build_algorithm(kind: str, device: str, **options: Any) -> BaseModel:
+    """A distillation algorithm in training mode."""
+    config = {'type': kind, '_scope_': 'kdvit_mm', **options}
+    model = MODELS.build(config).to(device)
+    model.train()
+    return model
+
+
+def build_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
+    """One function a row, each making a whole training step."""
+    student, teacher = build_pair(args)
+    batch = make_batch(args.batch, args.size, args.device)
 
     def bound() -> None:
         images = student.data_preprocessor(batch, True)['inputs']
         with torch.no_grad():
             teacher.extract_feat(images)
-        train(student)
+        train(student, batch)
 
     def algorithm(kind: str, **options: Any) -> BaseModel:
         # Student and teacher are shared, so that all rows fit in memory;
         # the options change the teacher, which therefore is a copy.
         own = copy.deepcopy(teacher) if options else teacher
-        config = {
-            'type': kind, '_scope_': 'kdvit_mm', 'architecture': student,
-            'teacher': own, 'distiller': distiller(), **options,
-        }  # fmt: skip
-        model = MODELS.build(config).to(args.device)
-        model.train()
-        return model
+        return build_algorithm(
+            kind,
+            args.device,
+            architecture=student,
+            teacher=own,
+            distiller=distiller(),
+            **options,
+        )
 
-    teacher.eval()
     steps: dict[str, Callable[[], None]] = {
-        STUDENT: partial(train, student),
+        STUDENT: partial(train, student, batch),
         BOUND: bound,
     }
     models = {
@@ -194,8 +220,53 @@ def build_steps(
     for kind in ('SingleTeacherDistill', 'FpnTeacherDistill'):
         models[f"mmrazor's {kind}"] = algorithm(kind)
     for name, model in models.items():
-        steps[name] = partial(train, model)
+        steps[name] = partial(train, model, batch)
     return steps
+
+
+def build_level_steps(
+    args: argparse.Namespace,
+) -> dict[str, Callable[[], None]]:
+    """Training steps with a policy, and the parts that it adds to them."""
+    student, teacher = build_pair(args)
+    batch = make_batch(args.batch, args.size, args.device)
+    config = Config.fromfile(LEVELS / 'levels_cwd_fpn.py')
+    model = build_algorithm(
+        LeanTeacherDistill.__name__,
+        args.device,
+        architecture=student,
+        teacher=teacher,
+        distiller=config.distiller,
+    )
+    loss = find_selected_loss(model)
+    policy = loss.selector
+    all_levels = AllLevels(loss.num_levels)
+
+    def step(selector: BaseModel, is_rewarded: bool) -> None:
+        loss.selector, loss.measures_quality = selector, is_rewarded
+        train(model, batch)
+
+    step(policy, True)
+    decision = loss.last
+    quality = loss.quality.take(decision.applied)
+    valid = torch.ones_like(quality[:, 0], dtype=torch.bool)
+
+    def choose_and_update() -> None:
+        for _ in range(UPDATE_INTERVAL):
+            with torch.no_grad():
+                policy(*decision.pyramids, decision.costs)
+            policy.observe(quality, valid)
+        policy.learn()
+
+    return {
+        ALL_LEVELS: partial(step, all_levels, False),
+        '  with the aligned reward': partial(step, all_levels, True),
+        'policy: step on its choice': partial(step, policy, True),
+        POLICY: choose_and_update,
+        'measured reward: one of two probes': partial(
+            image_losses, model, batch
+        ),
+    }
 
 
 def main() -> None:
@@ -203,8 +274,11 @@ def main() -> None:
     args = parse_args()
     init_default_scope('mmdet')
     torch.manual_seed(0)
-    steps = build_steps(args)
+    steps = (build_level_steps if args.levels else build_steps)(args)
     seconds = time_in_turn(steps, args.rounds, args.device)
+    if args.levels:
+        seconds[POLICY] = [s / UPDATE_INTERVAL for s in seconds[POLICY]]
+    bounds = seconds[ALL_LEVELS if args.levels else BOUND]
     table = PrettyTable()
     table.field_names = ['step', 'seconds', 'ratio to bound', 'peak MiB']
     table.align = 'r'
@@ -212,7 +286,7 @@ def main() -> None:
     for name, step in steps.items():
         ratios = [
             own / bound
-            for own, bound in zip(seconds[name], seconds[BOUND], strict=True)
+            for own, bound in zip(seconds[name], bounds, strict=True)
         ]
         table.add_row([
             name,

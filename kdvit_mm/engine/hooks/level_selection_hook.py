@@ -16,6 +16,7 @@ from kdvit_mm.models.losses.selected_levels import Decision, SelectedLevelsLoss
 from kdvit_mm.models.selectors.benefits import (
     Benefits,
     find_selected_loss,
+    image_losses,
     level_benefits,
     regrets,
     undisturbed,
@@ -112,6 +113,11 @@ class LevelSelectionHook(Hook):
         own = {id(p) for p in self.loss.selector.parameters()}
         for group in runner.optim_wrapper.param_groups:
             group['params'] = [p for p in group['params'] if id(p) not in own]
+        self.loss.measures_quality = bool(
+            self.loss.selector.learns
+            or self.loss.grad_norm is not None
+            or self.dump
+        )
         quality = self.loss.quality
         if isinstance(quality, InfluenceQuality):
             quality.attach(self.algorithm.architecture)
@@ -137,7 +143,7 @@ class LevelSelectionHook(Hook):
         )
         quality = self.loss.quality
         if self.probing and isinstance(quality, MeasuredQuality):
-            quality.see_losses(self._image_losses(data_batch))
+            quality.see_losses(image_losses(self.algorithm, data_batch))
         if self.probing and isinstance(quality, InfluenceQuality):
             with undisturbed(self.algorithm), self.loss.probing():
                 batch = self.algorithm.data_preprocessor(
@@ -159,7 +165,7 @@ class LevelSelectionHook(Hook):
             return
         quality = self.loss.quality
         if self.probing and isinstance(quality, MeasuredQuality):
-            quality.see_losses(self._image_losses(data_batch))
+            quality.see_losses(image_losses(self.algorithm, data_batch))
         reward = quality.take(decision.applied)
         if reward is None:
             reward = torch.full_like(decision.selection.weights, torch.nan)
@@ -258,18 +264,6 @@ class LevelSelectionHook(Hook):
         found = regrets(worth, benefits.costs, chosen[known])
         return {f'regret_{name}': value for name, value in found.items()}
 
-    def _image_losses(self, data_batch: Any) -> torch.Tensor:
-        """Task loss and all levels' distill losses of each image."""
-        totals = []
-        with undisturbed(self.algorithm), torch.no_grad(), self.loss.probing():
-            batch = self.algorithm.data_preprocessor(data_batch, True)
-            for n, sample in enumerate(batch['data_samples']):
-                losses = self.algorithm(
-                    batch['inputs'][n : n + 1], [sample], mode='loss'
-                )
-                totals.append(total_of(losses))
-        return torch.stack(totals)
-
     def _write(
         self, runner: Runner, decision: Decision, reward: torch.Tensor
     ) -> None:
@@ -292,7 +286,7 @@ class LevelSelectionHook(Hook):
 
 def _rounded(values: torch.Tensor) -> list[float | None]:
     return [
-        round(value, 5) if value == value else None
+        float(f'{value:.4g}') if value == value else None
         for value in values.tolist()
     ]
 

@@ -106,6 +106,8 @@ class SelectedLevelsLoss(nn.Module):
         ]
         #: Whether the selector's choice is applied, or all levels are.
         self.applies_selection = True
+        #: Whether what the levels are worth is measured in training.
+        self.measures_quality = True
         self.last: Decision | None = None
         self._costs: dict[Any, torch.Tensor] = {}
         self._probe: SimpleNamespace | None = None
@@ -173,7 +175,8 @@ class SelectedLevelsLoss(nn.Module):
         if not self.applies_selection:
             applied = torch.ones_like(applied)
             weights = torch.ones_like(weights)
-        if self.training and torch.is_grad_enabled():
+        trains = self.training and torch.is_grad_enabled()
+        if self.measures_quality and trains:
             self.quality.watch(preds_S, applied)
         values = [
             self._selected_loss(

@@ -124,6 +124,28 @@ def level_benefits(algorithm: BaseModel, data: dict[str, Any]) -> Benefits:
     )
 
 
+def image_losses(algorithm: BaseModel, data: dict[str, Any]) -> torch.Tensor:
+    """Task loss and all levels' distill losses of each image.
+
+    Args:
+        algorithm (BaseModel): The algorithm; its statistics stay as they are.
+        data (dict): A batch as the data loader gives it, with ground truth.
+
+    Returns:
+        torch.Tensor: The sum of each image's losses, of shape (N,).
+    """
+    totals = []
+    loss = find_selected_loss(algorithm)
+    with undisturbed(algorithm), torch.no_grad(), loss.probing():
+        batch = algorithm.data_preprocessor(data, True)
+        for n, sample in enumerate(batch['data_samples']):
+            losses = algorithm(
+                batch['inputs'][n : n + 1], [sample], mode='loss'
+            )
+            totals.append(total_of(losses))
+    return torch.stack(totals)
+
+
 def regrets(
     worth: torch.Tensor, costs: torch.Tensor, chosen: torch.Tensor
 ) -> dict[str, float]:
