@@ -48,6 +48,7 @@ class Signal:
         state (torch.Tensor): What a policy sees, of shape (n, R, D).
         truth (torch.Tensor): Number of objects, in all and by octave of their
             side, of shape (n, R, 9).
+        images (torch.Tensor): Their places in the data set, of shape (n,).
         num_excluded (int): Images left out as one of these is not finite.
     """
 
@@ -55,6 +56,7 @@ class Signal:
     costs: torch.Tensor
     state: torch.Tensor
     truth: torch.Tensor
+    images: torch.Tensor
     num_excluded: int
 
 
@@ -314,6 +316,7 @@ def measure(
         costs=torch.stack(costs).mean(0),
         state=state[known],
         truth=truth[known],
+        images=images[known],
         num_excluded=int((~known).sum()),
     )
 
@@ -640,6 +643,33 @@ def compare_rivals(
     return rivals
 
 
+def remember(earlier: Sequence[Signal], now: Signal) -> torch.Tensor:
+    """Predicts quality by that of the same images at earlier checkpoints.
+
+    Only other draws of the image are looked at, as a run sees other ones.
+
+    Args:
+        earlier (Sequence[Signal]): Earlier measurements of the images.
+        now (Signal): The one to predict, with R at least 2 draws.
+
+    Returns:
+        torch.Tensor: Predictions of shape (n, R, L): of k values known of an
+        image and level, their mean drawn by 1 / (k + 1) to the level's.
+    """
+    shape = (int(now.images.max()) + 1, *now.quality.shape[1:])
+    total, number = torch.zeros(2, *shape, dtype=now.quality.dtype)
+    for signal in earlier:
+        inside = signal.images < len(total)
+        values = signal.quality[inside] / _deviation(signal.quality)
+        others = values.sum(1, keepdim=True) - values
+        total[signal.images[inside]] += others
+        number[signal.images[inside]] += values.size(1) - 1
+    level = total.sum((0, 1)) / number.sum((0, 1)).clamp(min=1)
+    total, number = total[now.images], number[now.images]
+    predicted = (total + level) / (number + 1)
+    return predicted * _deviation(now.quality)
+
+
 @dataclass
 class Report:
     """What level_signal says about one state of a student.
@@ -664,7 +694,11 @@ class Report:
 
 
 def analyse(
-    signal: Signal, prices: Sequence[float], held_out: float, seed: int = 0
+    signal: Signal,
+    prices: Sequence[float],
+    held_out: float,
+    seed: int = 0,
+    earlier: Sequence[Signal] = (),
 ) -> Report:
     """Computes all statistics of a measurement.
 
@@ -673,6 +707,8 @@ def analyse(
         prices (Sequence[float]): Prices λ of all levels' cost.
         held_out (float): Share of images that are held out at a time.
         seed (int): Seed of the split. Defaults to 0.
+        earlier (Sequence[Signal]): Measurements of the same images at earlier
+            checkpoints. Defaults to none.
 
     Returns:
         Report: The statistics.
@@ -689,6 +725,10 @@ def analyse(
         )
         for model in (ridge, boosting)
     }
+    if earlier:
+        predictions['memory of earlier checkpoints'] = remember(
+            earlier, signal
+        )
     return Report(
         num_images=len(quality),
         num_excluded=signal.num_excluded,

@@ -9,6 +9,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from kdvit_mm.analysis.level_signal import (
+    Signal,
+    analyse,
     boosting,
     build_algorithm,
     build_dataloader,
@@ -19,6 +21,7 @@ from kdvit_mm.analysis.level_signal import (
     load_trained,
     measure,
     predict_held_out,
+    remember,
     ridge,
     selected_loss_config,
     split_images,
@@ -334,3 +337,43 @@ def test_a_checkpoint_of_another_student_is_refused(trained, tmp_path):
 def test_a_config_without_a_selection_is_named():
     with pytest.raises(ValueError, match='has 0 losses of type Selected'):
         selected_loss_config(Config(dict(model=dict(type='GFL'))))
+
+
+def _signal(quality: torch.Tensor, images: torch.Tensor) -> Signal:
+    nothing = torch.zeros(*quality.shape[:2], 1).double()
+    return Signal(quality, COSTS, nothing, nothing, images, 0)
+
+
+def test_remembers_other_draws_of_the_same_images():
+    before = torch.tensor([[[1.0], [3.0]], [[5.0], [7.0]]]).double()
+    now = torch.tensor([[[0.0], [1.0]], [[2.0], [4.0]]]).double()
+    got = remember(
+        [_signal(before, torch.tensor([4, 2]))],
+        _signal(now, torch.tensor([2, 9])),
+    )
+    # Image 2 has 5 and 7, each from the other draw; image 9 is not known.
+    mean, unit = 16 / 4, now.std() / before.std()
+    # The level's mean knows of image 4, too.
+    expected = [[[(7 + mean) / 2], [(5 + mean) / 2]], [[mean], [mean]]]
+    torch.testing.assert_close(got, unit * torch.tensor(expected).double())
+
+
+def test_memory_gains_what_lasts_between_checkpoints():
+    images = torch.arange(400)
+    lasting = make(400, 1, interaction=0.5, seed=3)
+    signals = [
+        _signal(lasting + make(400, 2, noise=0.5, seed=seed) - LEVELS, images)
+        for seed in range(4)
+    ]
+    report = analyse(signals[-1], [0.0], 0.25, earlier=signals[:-1])
+    name = 'memory of earlier checkpoints'
+    # Three draws of noise, of variance 1/4, beside a signal of variance 1/3.
+    known, noise = 0.25 * 4 / 3 * 3 / 4, 0.25
+    share = known / (known + noise)
+    assert max(report.r2[name]) < share + 0.1
+    assert min(report.r2[name]) > 0.5 * share
+    gain = report.rivals[0.0][name]
+    assert gain.gain - gain.interval > 0.1
+    others = {k: v.gain for k, v in report.rivals[0.0].items() if 'state' in k}
+    assert others and max(others.values()) < 0.5 * gain.gain
+    assert name not in analyse(signals[-1], [0.0], 0.25).r2

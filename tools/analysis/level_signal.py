@@ -3,7 +3,8 @@
 For a config with a ``SelectedLevelsLoss`` and checkpoints of its student, or
 of the student alone, at several points of training: what each level is worth
 to each image, how much of that is the image's own, what the best choice for
-each image gains over the best for all, and how much of it can be predicted.
+each image gains over the best for all, and how much of it can be predicted,
+also by what was measured of the image at the checkpoints named before.
 See ``docs/level_selection.md``.
 """
 
@@ -22,6 +23,7 @@ from prettytable import PrettyTable
 import kdvit_mm  # noqa: F401  mends the stack before anything is built
 from kdvit_mm.analysis.level_signal import (
     Report,
+    Signal,
     analyse,
     build_algorithm,
     build_dataloader,
@@ -230,7 +232,8 @@ def main() -> None:
         cfg, level_loss = read_config(args)
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         dataloader = build_dataloader(cfg, args.split)
-        reports = {}
+        reports: dict[str, Report] = {}
+        earlier: list[Signal] = []
         for checkpoint in args.checkpoints:
             torch.manual_seed(args.seed)
             algorithm = build_algorithm(cfg).to(args.device)
@@ -239,8 +242,9 @@ def main() -> None:
                 algorithm, dataloader, args.images, args.draws, args.seed
             )
             reports[checkpoint] = analyse(
-                signal, PRICES, args.held_out, args.seed
+                signal, PRICES, args.held_out, args.seed, earlier
             )
+            earlier.append(signal)
             show(reports[checkpoint], checkpoint)
             parameters = dict(algorithm.named_parameters())
             fresh = [key for key in missing if key in parameters]

@@ -37,6 +37,7 @@ from kdvit_mm.models.selectors.benefits import (
     level_benefits,
     undisturbed,
 )
+from kdvit_mm.models.selectors.memory import image_keys
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.visualization.curves import read_scalars
 from kdvit_mm.visualization.levels import (
@@ -255,7 +256,8 @@ def draw_image(
     found = level_benefits(algorithm, data)
     with undisturbed(algorithm), torch.no_grad():
         selector = find_selected_loss(algorithm).selector
-        selection = selector(*found.pyramids, found.costs)
+        images = image_keys(found.data_samples)
+        selection = selector(*found.pyramids, found.costs, images)
     boxes = data['data_samples'][0].gt_instances.bboxes
     # Loaded as BGR, and made float by some augmentations.
     pixels = data['inputs'][0].flip(0).permute(1, 2, 0).clamp(0, 255)

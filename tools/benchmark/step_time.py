@@ -248,8 +248,12 @@ def build_level_steps(
 
     step(policy, True)
     decision = loss.last
+    assert decision is not None
     quality = loss.quality.take(decision.applied)
     valid = torch.ones_like(quality[:, 0], dtype=torch.bool)
+
+    def probe() -> None:
+        image_losses(model, batch)
 
     def choose_and_update() -> None:
         for _ in range(UPDATE_INTERVAL):
@@ -263,9 +267,7 @@ def build_level_steps(
         '  with the aligned reward': partial(step, all_levels, True),
         'policy: step on its choice': partial(step, policy, True),
         POLICY: choose_and_update,
-        'measured reward: one of two probes': partial(
-            image_losses, model, batch
-        ),
+        'measured reward: one of two probes': probe,
     }
 
 

@@ -6,6 +6,6 @@ distiller = dict(
         for level in range(5)
     },
     distill_losses={
-        f'loss_mgd_{level}': dict(alpha_mgd=4e-4)
+        f'loss_mgd_{level}': dict(alpha_mgd=4e-6)
         for level in range(5)
     })

@@ -21,6 +21,7 @@ from kdvit_mm.models.selectors.benefits import (
     regrets,
     undisturbed,
 )
+from kdvit_mm.models.selectors.memory import image_keys
 from kdvit_mm.models.selectors.quality import (
     InfluenceQuality,
     MeasuredQuality,
@@ -254,7 +255,10 @@ class LevelSelectionHook(Hook):
         """Regret of what the selector would choose on these images."""
         selector = self.loss.selector
         with undisturbed(self.algorithm), torch.no_grad():
-            chosen = selector(*benefits.pyramids, benefits.costs).levels
+            images = image_keys(benefits.data_samples)
+            chosen = selector(
+                *benefits.pyramids, benefits.costs, images
+            ).levels
         known = benefits.quality.isfinite().all(1)
         if not known.any():
             return {}

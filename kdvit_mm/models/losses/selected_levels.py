@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from kdvit_mm.models.selectors.cost import count_operations
+from kdvit_mm.models.selectors.memory import image_keys
 from kdvit_mm.models.selectors.selector import Selection
 from kdvit_mm.models.utils.explain import describe
 from kdvit_mm.models.utils.random import isolated_rng
@@ -170,7 +171,8 @@ class SelectedLevelsLoss(nn.Module):
                 )
             ]
             return torch.stack(self._probe.losses).sum()
-        selection = self.selector(preds_S, preds_T, costs)
+        images = image_keys(data_samples)
+        selection = self.selector(preds_S, preds_T, costs, images)
         applied, weights = selection.levels, selection.weights
         if not self.applies_selection:
             applied = torch.ones_like(applied)

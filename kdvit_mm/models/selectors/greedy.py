@@ -30,6 +30,8 @@ class GreedyLevels(LearningSelector):
         lambda_cost (float): As in :class:`LevelSelector`. Defaults to 0.0.
         init_cfg (dict | None): As in :class:`LevelSelector`. Defaults to
             None.
+        remembers (bool): Whether each image's own mean counts, as far as it
+            is known, instead of all images'. Defaults to False.
     """
 
     mean_quality: torch.Tensor
@@ -39,8 +41,11 @@ class GreedyLevels(LearningSelector):
         num_levels: int,
         lambda_cost: float = 0.0,
         init_cfg: dict | None = None,
+        remembers: bool = False,
     ) -> None:
-        super().__init__(num_levels, lambda_cost, init_cfg=init_cfg)
+        super().__init__(
+            num_levels, lambda_cost, init_cfg=init_cfg, remembers=remembers
+        )
         self.register_buffer(
             'mean_quality', torch.full((num_levels,), torch.nan)
         )
@@ -52,10 +57,13 @@ class GreedyLevels(LearningSelector):
         costs: torch.Tensor,
     ) -> Selection:
         """Chooses the levels."""
-        number = len(preds_S[0])
         worth = self._in_deviations(self.mean_quality)
         worth = (worth - self.lambda_cost * costs).nan_to_num(torch.inf)
-        levels = above_price(worth[None]).expand(number, -1)
+        worth = worth.expand(len(preds_S[0]), -1)
+        remembered = self._recall(costs)
+        if remembered is not None:
+            worth = worth + remembered
+        levels = above_price(worth)
         if self.training:
             everything = torch.ones_like(levels[:, 0])
             self._remember(everything, costs)

@@ -10,6 +10,7 @@ from mmengine.dist import all_gather_object
 from mmengine.logging import MMLogger
 from torch import nn
 
+from kdvit_mm.models.selectors.memory import NO_IMAGE, QualityMemory
 from kdvit_mm.models.selectors.selector import (
     LevelSelector,
     Selection,
@@ -37,6 +38,8 @@ class LearningSelector(LevelSelector):
         seed (int | None): As in :class:`LevelSelector`. Defaults to None.
         init_cfg (dict | None): As in :class:`LevelSelector`. Defaults to
             None.
+        remembers (bool): Whether what levels were worth to an image is kept
+            for when it is seen again. Defaults to False.
     """
 
     learns = True
@@ -50,8 +53,10 @@ class LearningSelector(LevelSelector):
         lambda_cost: float = 0.0,
         seed: int | None = None,
         init_cfg: dict | None = None,
+        remembers: bool = False,
     ) -> None:
         super().__init__(num_levels, lambda_cost, seed, init_cfg)
+        self.memory = QualityMemory(num_levels) if remembers else None
         self.quality_moments = RunningMoments(1)
         self.register_buffer('updates', torch.zeros((), dtype=torch.long))
         #: Images left out because of a NaN or an infinity in their maps.
@@ -97,6 +102,9 @@ class LearningSelector(LevelSelector):
         if 'quality' in records:
             quality = records['quality'][records['valid']]
             self.quality_moments.update(quality[~quality.isnan()][:, None])
+            if self.memory is not None:
+                quality = self._in_deviations(records['quality'])
+                self.memory.update(records['images'], quality)
         generator = seeded_generator(1, seed, int(self.updates))
         with torch.autocast(self.step.device.type, enabled=False):
             return self._update(records, generator)
@@ -106,6 +114,8 @@ class LearningSelector(LevelSelector):
         state = super().extra_state() | {'buffer': list(self._buffer)}
         if self.optimizer is not None:
             state['optimizer'] = self.optimizer.state_dict()
+        if self.memory is not None:
+            state['memory'] = self.memory.state()
         return state
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
@@ -122,6 +132,8 @@ class LearningSelector(LevelSelector):
         ]
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state['optimizer'])
+        if self.memory is not None:
+            self.memory.load_state(state['memory'])
 
     @abstractmethod
     def _update(
@@ -138,7 +150,24 @@ class LearningSelector(LevelSelector):
     ) -> None:
         """Keeps a decision, of tensors of shape (N, ...)."""
         costs = costs.expand(len(finite), -1)
-        self._pending = dict(finite=finite, costs=costs, **record)
+        images = torch.full_like(finite, NO_IMAGE, dtype=torch.long)
+        if self.images is not None:
+            images.copy_(self.images)
+        self._pending = dict(
+            finite=finite, costs=costs, images=images, **record
+        )
+
+    def _recall(self, costs: torch.Tensor) -> torch.Tensor | None:
+        """What is remembered of the images, of shape (N, L)."""
+        if self.memory is None:
+            return None
+        if self.images is None:
+            raise ValueError(
+                f'{type(self).__name__}: remembers=True needs to know the '
+                'images. Map data_samples to the loss, as in '
+                'configs/_base_/distillers/levels_cwd_fpn.py.'
+            )
+        return self.memory.recall(self.images).to(costs)
 
     def _count_excluded(self, finite: torch.Tensor) -> None:
         self.num_excluded += (~finite).sum()

@@ -74,6 +74,8 @@ class PPOLevels(LearningSelector):
         seed (int | None): As in :class:`LevelSelector`. Defaults to None.
         init_cfg (dict | None): As in :class:`LevelSelector`. Defaults to
             None.
+        remembers (bool): Whether the state has what the levels of the image
+            were worth so far. Defaults to False.
 
     Raises:
         ValueError: If ``action`` or ``algorithm`` is neither of the two.
@@ -102,8 +104,9 @@ class PPOLevels(LearningSelector):
         shuffle_rewards: bool = False,
         seed: int | None = None,
         init_cfg: dict | None = None,
+        remembers: bool = False,
     ) -> None:
-        super().__init__(num_levels, lambda_cost, seed, init_cfg)
+        super().__init__(num_levels, lambda_cost, seed, init_cfg, remembers)
         for key, value, known in (
             ('action', action, ('sequential', 'joint')),
             ('algorithm', algorithm, ('ppo', 'reinforce')),
@@ -134,7 +137,7 @@ class PPOLevels(LearningSelector):
             else torch.eye(num_levels + 1, num_levels).bool()
         )
         self.register_buffer('table', table, persistent=False)
-        self.encoder = PyramidState(num_levels)
+        self.encoder = PyramidState(num_levels, remembers)
         inputs = self.encoder.size + num_levels + 1
         outputs = num_levels if self.joint else num_levels + 1
         self.actor = mlp(inputs, hidden, outputs, 0.01, self.seed)
@@ -154,7 +157,9 @@ class PPOLevels(LearningSelector):
         costs: torch.Tensor,
     ) -> Selection:
         """Draws the levels; in eval mode takes the most probable ones."""
-        raw, finite = self.encoder(preds_S, preds_T, self.running_losses)
+        raw, finite = self.encoder(
+            preds_S, preds_T, self.running_losses, self._recall(costs)
+        )
         state = self.encoder.normalise(raw)
         number, steps = len(raw), 1 if self.joint else self.num_levels
         noise = costs.new_zeros(number, steps, len(self.table))

@@ -17,7 +17,7 @@ from kdvit_mm.models.selectors.state import PyramidState
 from kdvit_mm.registry import MODELS
 
 #: What is kept of an observed image.
-MEMORISED = ('raw', 'quality')
+KEPT = ('raw', 'quality')
 
 
 @MODELS.register_module()
@@ -41,13 +41,15 @@ class RegressedLevels(LearningSelector):
         weight_decay (float): Weight decay of AdamW. Where quality is mostly
             noise, much less of it learns the images by heart. Defaults to
             1.0.
-        epochs (int): Passes over the memory an update. Defaults to 1.
+        epochs (int): Passes over the window an update. Defaults to 1.
         minibatch (int): Images of a step. Defaults to 64.
-        memory (int): Number of last images that are learned from. Defaults
+        window (int): Number of last images that are learned from. Defaults
             to 8192.
         seed (int | None): As in :class:`LevelSelector`. Defaults to None.
         init_cfg (dict | None): As in :class:`LevelSelector`. Defaults to
             None.
+        remembers (bool): Whether the state has what the levels of the image
+            were worth so far. Defaults to False.
 
     Raises:
         ValueError: If ``exploration`` is not in [0, 1].
@@ -63,11 +65,12 @@ class RegressedLevels(LearningSelector):
         weight_decay: float = 1.0,
         epochs: int = 1,
         minibatch: int = 64,
-        memory: int = 8192,
+        window: int = 8192,
         seed: int | None = None,
         init_cfg: dict | None = None,
+        remembers: bool = False,
     ) -> None:
-        super().__init__(num_levels, lambda_cost, seed, init_cfg)
+        super().__init__(num_levels, lambda_cost, seed, init_cfg, remembers)
         if not 0 <= exploration <= 1:
             raise ValueError(
                 f'RegressedLevels: exploration={exploration} is not a '
@@ -76,15 +79,15 @@ class RegressedLevels(LearningSelector):
         self.exploration = exploration
         self.epochs = epochs
         self.minibatch = minibatch
-        self.memory = memory
-        self.encoder = PyramidState(num_levels)
+        self.window = window
+        self.encoder = PyramidState(num_levels, remembers)
         self.network = mlp(
             self.encoder.size, hidden, num_levels, 0.01, self.seed
         ).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), lr, weight_decay=weight_decay
         )
-        self._memory: Records = {}
+        self._window: Records = {}
 
     @torch.no_grad()
     def select(
@@ -94,7 +97,9 @@ class RegressedLevels(LearningSelector):
         costs: torch.Tensor,
     ) -> Selection:
         """Chooses the levels."""
-        raw, finite = self.encoder(preds_S, preds_T, self.running_losses)
+        raw, finite = self.encoder(
+            preds_S, preds_T, self.running_losses, self._recall(costs)
+        )
         if self.quality_moments.count:
             predicted = self.network(self.encoder.normalise(raw))
             pays = above_price(predicted - self.lambda_cost * costs)
@@ -117,8 +122,8 @@ class RegressedLevels(LearningSelector):
         )
 
     def extra_state(self) -> dict[str, Any]:
-        """Seed, buffer, memory and optimiser, as plain data."""
-        return super().extra_state() | {'memory': dict(self._memory)}
+        """Seed, buffers and optimiser, as plain data."""
+        return super().extra_state() | {'window': dict(self._window)}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Takes back what :meth:`extra_state` gave.
@@ -127,33 +132,33 @@ class RegressedLevels(LearningSelector):
             state (dict): The state.
         """
         super().load_extra_state(state)
-        self._memory = {
+        self._window = {
             key: tensor.to(self.step.device)
-            for key, tensor in state['memory'].items()
+            for key, tensor in state['window'].items()
         }
 
     def _update(
         self, records: Records, generator: torch.Generator
     ) -> dict[str, float]:
-        new = {key: records[key][records['valid']] for key in MEMORISED}
+        new = {key: records[key][records['valid']] for key in KEPT}
         foresight = self._foresight(**new)
         self.encoder.update(records['raw'][records['finite']])
-        old = self._memory or {key: new[key][:0] for key in MEMORISED}
-        self._memory = {
-            key: torch.cat([old[key], new[key]])[-self.memory :]
-            for key in MEMORISED
+        old = self._window or {key: new[key][:0] for key in KEPT}
+        self._window = {
+            key: torch.cat([old[key], new[key]])[-self.window :]
+            for key in KEPT
         }
-        number = len(self._memory['raw'])
+        number = len(self._window['raw'])
         if not number:
             return {}
-        states = self.encoder.normalise(self._memory['raw'])
+        states = self.encoder.normalise(self._window['raw'])
         with self._trainable():
             for _ in range(self.epochs):
                 order = torch.randperm(number, generator=generator)
                 for index in order.split(self.minibatch):
                     index = index.to(states.device)
                     loss = self._error(
-                        states[index], self._memory['quality'][index]
+                        states[index], self._window['quality'][index]
                     )
                     assert self.optimizer is not None
                     self.optimizer.zero_grad()

@@ -123,12 +123,15 @@ class LevelSelector(BaseModule):
         self.register_buffer(
             'running_losses', torch.full((num_levels,), torch.nan)
         )
+        #: Keys of the images of the last forward.
+        self.images: torch.Tensor | None = None
 
     def forward(
         self,
         preds_S: Sequence[torch.Tensor],
         preds_T: Sequence[torch.Tensor],
         costs: torch.Tensor,
+        images: torch.Tensor | None = None,
     ) -> Selection:
         """Chooses the levels of a batch of images.
 
@@ -139,6 +142,9 @@ class LevelSelector(BaseModule):
                 and sizes.
             costs (torch.Tensor): Each level's share of the cost of all
                 levels, of shape (L,), with the sum 1.
+            images (torch.Tensor | None): Keys of the images, integers of
+                shape (N,) of :func:`image_keys`, for selectors that remember.
+                Defaults to None.
 
         Returns:
             Selection: The chosen levels.
@@ -154,6 +160,7 @@ class LevelSelector(BaseModule):
                 f'{type(self).__name__}: costs has the shape '
                 f'{tuple(costs.shape)} instead of ({self.num_levels},).'
             )
+        self.images = images
         if self.training:
             self.step += 1
         device = preds_S[0].device

@@ -153,23 +153,27 @@ class PyramidState(nn.Module):
 
     Args:
         num_levels (int): Number of pyramid levels, L.
+        remembers (bool): Whether there is room for what is remembered of an
+            image. Defaults to False.
     """
 
-    def __init__(self, num_levels: int) -> None:
+    def __init__(self, num_levels: int, remembers: bool = False) -> None:
         super().__init__()
         self.num_levels = num_levels
+        self.remembers = remembers
         self.moments = RunningMoments(num_levels * NUM_STATISTICS)
 
     @property
     def size(self) -> int:
         """Numbers of an image, D."""
-        return self.num_levels * (NUM_STATISTICS + 1)
+        return self.num_levels * (NUM_STATISTICS + 1 + self.remembers)
 
     def forward(
         self,
         preds_S: Sequence[torch.Tensor],
         preds_T: Sequence[torch.Tensor],
         running_losses: torch.Tensor,
+        remembered: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Describes each image.
 
@@ -178,13 +182,15 @@ class PyramidState(nn.Module):
             preds_T (Sequence[torch.Tensor]): The teacher's.
             running_losses (torch.Tensor): Running mean of each level's
                 distill loss, of shape (L,), NaN where there is none.
+            remembered (torch.Tensor | None): What is remembered of each
+                image's levels, of shape (N, L). Defaults to None.
 
         Returns:
             tuple[torch.Tensor, torch.Tensor]: The raw state with shape
-            (N, D), :func:`level_statistics` and the losses relative to their
-            mean; and whether the image's maps are all finite, booleans of
-            shape (N,). Images whose maps are not have the mean of the others
-            for a state.
+            (N, D), :func:`level_statistics`, the losses relative to their
+            mean and what is remembered; and whether the image's maps are all
+            finite, booleans of shape (N,). Images whose maps are not have the
+            mean of the others for a state.
         """
         statistics = level_statistics(preds_S, preds_T).flatten(1)
         finite = statistics.isfinite().all(1)
@@ -193,17 +199,19 @@ class PyramidState(nn.Module):
         )
         losses = running_losses / (running_losses.abs().nanmean() + TINY)
         losses = losses.nan_to_num(0.0).expand(len(statistics), -1)
-        return torch.cat([statistics, losses], 1), finite
+        parts = [statistics, losses]
+        if remembered is not None:
+            parts.append(remembered)
+        return torch.cat(parts, 1), finite
 
     def normalise(self, raw: torch.Tensor) -> torch.Tensor:
         """Brings raw states of shape (n, D) to mean 0 and deviation 1."""
-        statistics, losses = raw.split(
-            [len(self.moments.mean), self.num_levels], 1
-        )
+        number = len(self.moments.mean)
+        statistics, others = raw[:, :number], raw[:, number:]
         # A number that hardly varies says nothing and would be blown up.
         deviation = self.moments.deviation.clamp(min=1e-3)
         statistics = (statistics - self.moments.mean) / deviation
-        return torch.cat([statistics, losses], 1).clamp(-10, 10)
+        return torch.cat([statistics, others], 1).clamp(-10, 10)
 
     def update(self, raw: torch.Tensor) -> None:
         """Takes raw states of shape (n, D) into mean and deviation."""

@@ -221,7 +221,7 @@ def test_bad_image_gets_all_levels_and_is_not_learned_from(name, bad):
         assert diagnostics['excluded'] == 1
     # The regression's inputs are normalised by all images that are finite.
     if name == 'regressed':
-        assert len(selector.extra_state()['memory']['raw']) == 5
+        assert len(selector.extra_state()['window']['raw']) == 5
     else:
         _equal(
             dict(selector.named_parameters()), dict(other.named_parameters())
@@ -437,7 +437,7 @@ def test_weight_decay_keeps_the_regression_from_learning_noise_by_heart():
     def run(weight_decay):
         images = Images(4, noise=2.0)
         selector = RegressedLevels(
-            4, 0.5, weight_decay=weight_decay, memory=1024, epochs=2, seed=0
+            4, 0.5, weight_decay=weight_decay, window=1024, epochs=2, seed=0
         )
         train(selector, images, 40)
         return share_of_best(selector, images)
@@ -468,13 +468,13 @@ def test_regression_takes_all_until_it_has_learned_and_explores():
     assert (selection.log_prob == 0).all()
 
 
-def test_regression_forgets_what_is_older_than_its_memory():
+def test_regression_forgets_what_is_older_than_its_window():
     images = Images(4)
-    selector = RegressedLevels(4, memory=20, seed=0)
+    selector = RegressedLevels(4, window=20, seed=0)
     train(selector, images, 1)
-    memory = selector.extra_state()['memory']
-    assert memory['raw'].shape == (20, selector.encoder.size)
-    assert memory['quality'].shape == (20, 4)
+    window = selector.extra_state()['window']
+    assert window['raw'].shape == (20, selector.encoder.size)
+    assert window['quality'].shape == (20, 4)
     with pytest.raises(ValueError, match='exploration=2'):
         RegressedLevels(4, exploration=2)
 
