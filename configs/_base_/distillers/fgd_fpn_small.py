@@ -1,7 +1,6 @@
 # FGD on an FPN of 48 channels. The weights of this and the other small configs
-# are for a student of an eighth of the width and a short schedule: the best of
-# the first weight, a tenth and a hundredth of it on the blood cells with a seed
-# of its own (docs/benchmark.md).
+# are for a student of an eighth of the width and a short schedule. They were
+# chosen on the blood cells with a seed of its own, see docs/benchmark.md.
 _base_ = './fgd_fpn.py'
 distiller = dict(
     distill_losses={

@@ -57,13 +57,11 @@ class GreedyLevels(LearningSelector):
         costs: torch.Tensor,
     ) -> Selection:
         """Chooses the levels."""
-        worth = self._in_deviations(self.mean_quality)
-        worth = (worth - self.lambda_cost * costs).nan_to_num(torch.inf)
-        worth = worth.expand(len(preds_S[0]), -1)
-        remembered = self._recall(costs)
-        if remembered is not None:
-            worth = worth + remembered
-        levels = above_price(worth)
+        quality = self._recall(costs)
+        if quality is None:
+            quality = self._in_deviations(self.mean_quality)
+        worth = (quality - self.lambda_cost * costs).nan_to_num(torch.inf)
+        levels = above_price(worth.expand(len(preds_S[0]), -1))
         if self.training:
             everything = torch.ones_like(levels[:, 0])
             self._remember(everything, costs)

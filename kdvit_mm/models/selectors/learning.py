@@ -158,7 +158,7 @@ class LearningSelector(LevelSelector):
         )
 
     def _recall(self, costs: torch.Tensor) -> torch.Tensor | None:
-        """What is remembered of the images, of shape (N, L)."""
+        """Quality in deviations as remembered, of shape (N, L)."""
         if self.memory is None:
             return None
         if self.images is None:

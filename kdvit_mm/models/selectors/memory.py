@@ -27,24 +27,24 @@ class QualityMemory:
         self._counts = torch.zeros(0, num_levels)
 
     def recall(self, images: torch.Tensor) -> torch.Tensor:
-        """What is known of images beyond their levels' means.
+        """What the levels of images are expected to be worth.
 
         Args:
             images (torch.Tensor): Keys of the images, of shape (N,).
 
         Returns:
-            torch.Tensor: n / (n + 1) times the difference of the mean over
-            the n qualities known of an image and level from the mean over all
-            of the level's, of shape (N, L); 0 where there is none.
+            torch.Tensor: Shape (N, L). Of n qualities known of an image and
+            level, their mean drawn by 1 / (n + 1) to the level's mean over
+            all images; NaN for a level of which nothing is known.
         """
-        rows = [self._rows.get(key) for key in images.tolist()]
-        remembered = torch.zeros(len(rows), self._sums.size(1))
-        mean = self._sums.sum(0) / self._counts.sum(0).clamp(min=1)
-        for n, row in enumerate(rows):
+        mean = self._sums.sum(0) / self._counts.sum(0)
+        expected = mean.repeat(len(images), 1)
+        for n, key in enumerate(images.tolist()):
+            row = self._rows.get(key)
             if row is not None:
-                count = self._counts[row]
-                remembered[n] = (self._sums[row] - count * mean) / (count + 1)
-        return remembered.to(images.device)
+                count = self._counts[row] + 1
+                expected[n] = (self._sums[row] + mean) / count
+        return expected.to(images.device)
 
     def update(self, images: torch.Tensor, quality: torch.Tensor) -> None:
         """Takes qualities in.

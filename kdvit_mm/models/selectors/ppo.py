@@ -15,6 +15,9 @@ from kdvit_mm.models.selectors.selector import Selection, nonempty_sets
 from kdvit_mm.models.selectors.state import PyramidState, RunningMoments
 from kdvit_mm.registry import MODELS
 
+#: Log-odds that a remembered worth of one deviation starts with.
+TRUST = 4.0
+
 
 @MODELS.register_module()
 class PPOLevels(LearningSelector):
@@ -75,7 +78,9 @@ class PPOLevels(LearningSelector):
         init_cfg (dict | None): As in :class:`LevelSelector`. Defaults to
             None.
         remembers (bool): Whether the state has what the levels of the image
-            were worth so far. Defaults to False.
+            were worth so far, less their price, and the policy starts from
+            it: a deviation is worth :data:`TRUST` in log-odds. Defaults to
+            False.
 
     Raises:
         ValueError: If ``action`` or ``algorithm`` is neither of the two.
@@ -157,8 +162,11 @@ class PPOLevels(LearningSelector):
         costs: torch.Tensor,
     ) -> Selection:
         """Draws the levels; in eval mode takes the most probable ones."""
+        worth = self._recall(costs)
+        if worth is not None:
+            worth = worth - self.lambda_cost * costs
         raw, finite = self.encoder(
-            preds_S, preds_T, self.running_losses, self._recall(costs)
+            preds_S, preds_T, self.running_losses, worth
         )
         state = self.encoder.normalise(raw)
         number, steps = len(raw), 1 if self.joint else self.num_levels
@@ -230,6 +238,10 @@ class PPOLevels(LearningSelector):
             :func:`nonempty_sets`.
         """
         logits = self.actor(inputs)
+        if self.encoder.remembers:
+            last = self.encoder.size
+            worth = inputs[:, last - self.num_levels : last]
+            logits[:, : self.num_levels] += TRUST * worth
         if self.joint:
             logits = logits @ self.table.T.float()
         takes = self.table.float()

@@ -48,8 +48,8 @@ class RegressedLevels(LearningSelector):
         seed (int | None): As in :class:`LevelSelector`. Defaults to None.
         init_cfg (dict | None): As in :class:`LevelSelector`. Defaults to
             None.
-        remembers (bool): Whether the state has what the levels of the image
-            were worth so far. Defaults to False.
+        remembers (bool): Whether what is predicted is a correction to what
+            the levels were worth to the image so far. Defaults to False.
 
     Raises:
         ValueError: If ``exploration`` is not in [0, 1].
@@ -101,7 +101,7 @@ class RegressedLevels(LearningSelector):
             preds_S, preds_T, self.running_losses, self._recall(costs)
         )
         if self.quality_moments.count:
-            predicted = self.network(self.encoder.normalise(raw))
+            predicted = self._predict(raw)
             pays = above_price(predicted - self.lambda_cost * costs)
         else:
             pays = costs.new_ones(len(raw), self.num_levels).bool()
@@ -151,14 +151,13 @@ class RegressedLevels(LearningSelector):
         number = len(self._window['raw'])
         if not number:
             return {}
-        states = self.encoder.normalise(self._window['raw'])
         with self._trainable():
             for _ in range(self.epochs):
                 order = torch.randperm(number, generator=generator)
                 for index in order.split(self.minibatch):
-                    index = index.to(states.device)
+                    index = index.to(self.step.device)
                     loss = self._error(
-                        states[index], self._window['quality'][index]
+                        **{key: x[index] for key, x in self._window.items()}
                     )
                     assert self.optimizer is not None
                     self.optimizer.zero_grad()
@@ -170,18 +169,21 @@ class RegressedLevels(LearningSelector):
             'excluded': float((~records['valid']).sum()),
         }
 
-    def _error(
-        self, states: torch.Tensor, quality: torch.Tensor
-    ) -> torch.Tensor:
+    def _predict(self, raw: torch.Tensor) -> torch.Tensor:
+        """Quality in deviations; to what is remembered, a correction."""
+        predicted = self.network(self.encoder.normalise(raw))
+        return predicted + raw[:, -self.num_levels :] * self.encoder.remembers
+
+    def _error(self, raw: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
         """Mean squared error over the levels that are known."""
         known = ~quality.isnan()
         target = self._in_deviations(quality)
-        return (self.network(states) - target)[known].square().mean()
+        return (self._predict(raw) - target)[known].square().mean()
 
     @torch.no_grad()
     def _foresight(self, raw: torch.Tensor, quality: torch.Tensor) -> float:
         """How well the qualities of images not seen before are predicted."""
         known = ~quality.isnan()
-        predicted = self.network(self.encoder.normalise(raw))
+        predicted = self._predict(raw)
         target = self._in_deviations(quality)
         return explained_variance(predicted[known], target[known])

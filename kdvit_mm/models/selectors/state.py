@@ -183,7 +183,8 @@ class PyramidState(nn.Module):
             running_losses (torch.Tensor): Running mean of each level's
                 distill loss, of shape (L,), NaN where there is none.
             remembered (torch.Tensor | None): What is remembered of each
-                image's levels, of shape (N, L). Defaults to None.
+                image's levels, of shape (N, L), NaN where there is nothing.
+                Defaults to None.
 
         Returns:
             tuple[torch.Tensor, torch.Tensor]: The raw state with shape
@@ -201,7 +202,8 @@ class PyramidState(nn.Module):
         losses = losses.nan_to_num(0.0).expand(len(statistics), -1)
         parts = [statistics, losses]
         if remembered is not None:
-            parts.append(remembered)
+            # Nothing is known of a level yet.
+            parts.append(remembered.nan_to_num(0.0))
         return torch.cat(parts, 1), finite
 
     def normalise(self, raw: torch.Tensor) -> torch.Tensor:

@@ -66,16 +66,20 @@ def _train(selector, updates=60, seed=0):
     return (got - base) / (best - base)
 
 
-def test_recalls_what_is_beyond_the_level_s_mean():
+def test_draws_what_it_recalls_to_the_level_s_mean():
     memory = QualityMemory(2)
+    images = torch.tensor([7, 8, 9])
+    assert memory.recall(images).isnan().all()
     memory.update(
         torch.tensor([7, 8, 7, NO_IMAGE]),
         torch.tensor([[1.0, NAN], [4.0, 2.0], [3.0, NAN], [100.0, 100.0]]),
     )
     # The first level's mean is 8/3; image 7 has two values, image 8 one.
-    expected = [[2 / 3 * (2 - 8 / 3), 0], [0.5 * (4 - 8 / 3), 0], [0, 0]]
-    got = memory.recall(torch.tensor([7, 8, 9]))
-    torch.testing.assert_close(got, torch.tensor(expected))
+    mean = 8 / 3
+    expected = [[(4 + mean) / 3, 2], [(4 + mean) / 2, 2], [mean, 2]]
+    torch.testing.assert_close(
+        memory.recall(images), torch.tensor(expected, dtype=torch.float32)
+    )
 
 
 def test_remembers_through_a_file(tmp_path):
