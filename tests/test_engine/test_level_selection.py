@@ -105,8 +105,8 @@ def test_diagnostics_are_logged_and_probes_made(digits, tmp_path):
     wanted = {
         'approx_kl', 'clip_fraction', 'cost', 'entropy', 'explained_variance',
         'regret_all', 'regret_fixed', 'regret_policy', 'regret_random',
-        'return', *(f'selected_{i}' for i in range(5)),
-        *(f'weight_{i}' for i in range(5)),
+        'return', 'held_out_regret_policy',
+        *(f'selected_{i}' for i in range(5)), *(f'weight_{i}' for i in range(5)),
     }  # fmt: skip
     assert {f'levels/{name}' for name in wanted} <= names
     last = records[-2]
@@ -251,6 +251,7 @@ def test_trained_policy_is_replayed_on_a_new_student(digits, tmp_path):
     frozen = dict(
         type='PPOLevels',
         lambda_cost=0.3,
+        remembers=True,
         frozen=True,
         init_cfg=dict(
             type='Pretrained',

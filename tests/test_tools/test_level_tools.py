@@ -121,8 +121,8 @@ def test_plot_levels(digits, trained, tmp_path):
     names = {file.stem for file in (tmp_path / 'plots').iterdir()}
     assert names == {
         'selection_by_count', 'selection_by_size', 'selection_over_training',
-        'regret', 'cost', 'grad_norm_weights', 'quality_cost_frontier',
-        'image_3', 'image_5',
+        'regret', 'held_out_regret', 'cost', 'grad_norm_weights',
+        'quality_cost_frontier', 'image_3', 'image_5',
     }  # fmt: skip
     for name in names:
         assert mmcv.imread(tmp_path / 'plots' / f'{name}.png').std() > 0

@@ -151,6 +151,12 @@ def plot_run(plots: Plots, folder: str, work_dir: Path) -> None:
             'regret against the best set of each image, in deviations',
             'no regret in the log. Train with probe_interval above 0.',
         ),
+        'held_out_regret': lambda: scalars(
+            'held_out_regret_',
+            'regret on held-out images, in deviations',
+            'no regret of held-out images in the log. Train with a '
+            'probe_dataloader.',
+        ),
         'cost': lambda: scalars(
             'cost',
             "share of all levels' cost",

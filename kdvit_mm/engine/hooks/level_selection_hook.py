@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from kdvit_mm.models.losses.selected_levels import Decision, SelectedLevelsLoss
 from kdvit_mm.models.selectors.benefits import (
-    Benefits,
     find_selected_loss,
     image_losses,
     level_benefits,
@@ -44,10 +43,11 @@ class LevelSelectionHook(Hook):
     selector learns from its choices while all levels are still distilled;
     last, its choices are applied.
 
-    Every ``probe_interval`` iterations all levels of a batch are evaluated,
+    Every ``probe_interval`` iterations all levels of the batch are evaluated,
     and the regret of the selector against the best set of each image is
     logged beside that of all levels, of the best fixed set and of random ones
-    of equal cost, as ``levels/regret_*``.
+    of equal cost, as ``levels/regret_*``; likewise of held-out images, as
+    ``levels/held_out_regret_*``. Nothing was learned from the batch before.
 
     Args:
         warmup (int): Length of the warm-up. Defaults to 0.
@@ -58,8 +58,7 @@ class LevelSelectionHook(Hook):
         probe_interval (int): Iterations between probes, 0 for none. Defaults
             to 0.
         probe_dataloader (dict | None): Data loader of held-out images with
-            ground truth for the probes. Defaults to None, the batch of the
-            iteration.
+            ground truth, which are probed, too. Defaults to None.
         dump (bool): Whether each decision is written to ``levels.jsonl`` in
             the work directory. Defaults to False.
 
@@ -148,7 +147,10 @@ class LevelSelectionHook(Hook):
         if self.probing and isinstance(quality, InfluenceQuality):
             with undisturbed(self.algorithm), self.loss.probing():
                 batch = self.algorithm.data_preprocessor(
-                    self._probe_batch(runner, data_batch), True
+                    data_batch
+                    if self._held_out is None
+                    else self._probe_batch(runner, self._held_out),
+                    True,
                 )
                 student = self.algorithm.architecture
                 quality.see_held_out(total_of(student(**batch, mode='loss')))
@@ -164,6 +166,11 @@ class LevelSelectionHook(Hook):
         decision, self.loss.last = self.loss.last, None
         if decision is None:
             return
+        if self.probing:
+            self._log(runner, self._regrets(data_batch))
+            if self._held_out is not None:
+                batch = self._probe_batch(runner, self._held_out)
+                self._log(runner, self._regrets(batch), 'held_out_')
         quality = self.loss.quality
         if self.probing and isinstance(quality, MeasuredQuality):
             quality.see_losses(image_losses(self.algorithm, data_batch))
@@ -183,8 +190,6 @@ class LevelSelectionHook(Hook):
             ):
                 self._log(runner, selector.learn())
         self._log(runner, self._facts(decision))
-        if self.probing:
-            self._probe(runner, data_batch)
         if self.dump and is_main_process():
             self._write(runner, decision, reward)
 
@@ -225,14 +230,13 @@ class LevelSelectionHook(Hook):
             facts |= {f'weight_{i}': w for i, w in enumerate(weights)}
         return facts
 
-    def _log(self, runner: Runner, facts: dict[str, float]) -> None:
+    def _log(
+        self, runner: Runner, facts: dict[str, float], of: str = ''
+    ) -> None:
         for name, value in facts.items():
-            runner.message_hub.update_scalar(PREFIX + name, value)
+            runner.message_hub.update_scalar(f'{PREFIX}{of}{name}', value)
 
-    def _probe_batch(self, runner: Runner, data_batch: Any) -> Any:
-        loader = self._held_out
-        if loader is None:
-            return data_batch
+    def _probe_batch(self, runner: Runner, loader: DataLoader) -> Any:
         # Found from the iteration alone, that a resumed run finds the same.
         number = runner.iter // self.probe_interval
         number = number * get_world_size() + get_rank()
@@ -245,14 +249,9 @@ class LevelSelectionHook(Hook):
             ]
         return loader.collate_fn(images)
 
-    def _probe(self, runner: Runner, data_batch: Any) -> None:
-        benefits = level_benefits(
-            self.algorithm, self._probe_batch(runner, data_batch)
-        )
-        self._log(runner, self._regrets(benefits))
-
-    def _regrets(self, benefits: Benefits) -> dict[str, float]:
+    def _regrets(self, data_batch: Any) -> dict[str, float]:
         """Regret of what the selector would choose on these images."""
+        benefits = level_benefits(self.algorithm, data_batch)
         selector = self.loss.selector
         with undisturbed(self.algorithm), torch.no_grad():
             images = image_keys(benefits.data_samples)
