@@ -106,7 +106,8 @@ def test_diagnostics_are_logged_and_probes_made(digits, tmp_path):
         'approx_kl', 'clip_fraction', 'cost', 'entropy', 'explained_variance',
         'regret_all', 'regret_fixed', 'regret_policy', 'regret_random',
         'return', 'held_out_regret_policy',
-        *(f'selected_{i}' for i in range(5)), *(f'weight_{i}' for i in range(5)),
+        *(f'selected_{i}' for i in range(5)),
+        *(f'weight_{i}' for i in range(5)),
     }  # fmt: skip
     assert {f'levels/{name}' for name in wanted} <= names
     last = records[-2]
