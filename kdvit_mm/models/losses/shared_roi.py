@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -33,12 +34,14 @@ class SharedRoILoss(nn.Module):
     Args:
         loss (dict): Config of the loss on the logits, such as
             ``dict(type='kdvit_mm.DKDLoss', beta=0.25)``; it takes the
-            student's logits, the teacher's and the labels.
+            student's logits, the teacher's and, if it has a third argument,
+            the labels.
     """
 
     def __init__(self, loss: dict) -> None:
         super().__init__()
         self.loss = MODELS.build(loss)
+        self.takes_labels = len(signature(self.loss.forward).parameters) > 2
 
     def forward(
         self,
@@ -59,28 +62,30 @@ class SharedRoILoss(nn.Module):
                 each of shape (N, C, H, W).
             roi_head_T (nn.Module): The teacher's RoI head.
             labels (torch.Tensor | None): The proposals' assigned classes, of
-                shape (R,). Defaults to None, an error.
+                shape (R,), if the loss takes them. Defaults to None.
 
         Returns:
             torch.Tensor: The loss, a scalar.
 
         Raises:
-            ValueError: If there are no labels, the teacher has not one RoI
-                head with a classifier, or ``maps_T`` is not the tuple of maps
-                that it takes.
+            ValueError: If labels are needed and missing, the teacher has not
+                one RoI head with a classifier, or ``maps_T`` is not the tuple
+                of maps that it takes.
         """
+        logits_T = teacher_logits(roi_head_T, maps_T, rois)
+        if not self.takes_labels:
+            return self.loss(preds_S, logits_T)
         if labels is None:
             raise ValueError(
-                'SharedRoILoss needs the classes that the proposals were '
-                "assigned. Add targets=dict(type='MethodOutputs', source="
+                f'SharedRoILoss: {type(self.loss).__name__} needs the classes '
+                'that the proposals were assigned. Add '
+                "targets=dict(type='MethodOutputs', source="
                 "'mmdet.models.roi_heads.bbox_heads.bbox_head.BBoxHead."
                 "get_targets') to student_recorders and labels=dict("
                 "recorder='targets', from_student=True, data_idx=0) to the "
                 "loss's loss_forward_mappings."
             )
-        return self.loss(
-            preds_S, teacher_logits(roi_head_T, maps_T, rois), labels
-        )
+        return self.loss(preds_S, logits_T, labels)
 
 
 @torch.no_grad()

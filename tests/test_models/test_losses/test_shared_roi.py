@@ -1,4 +1,4 @@
-"""DKD and DeFeat on the RoI head, on pairs of real two-stage detectors."""
+"""DKD, DIST and DeFeat on the RoI head, on pairs of real two-stage detectors."""
 
 import copy
 from pathlib import Path
@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
-from kdvit_mm.models.losses import DeFeatRoILoss, DKDLoss
+from kdvit_mm.models.losses import DeFeatRoILoss, DISTLoss, DKDLoss
 from kdvit_mm.models.losses.shared_roi import SharedRoILoss, teacher_logits
 from kdvit_mm.models.recorders import ModuleRecorder
 from kdvit_mm.registry import MODELS
@@ -105,6 +105,21 @@ def test_value_is_that_of_the_students_proposals(kind, empty):
     assert losses['distill.loss_dkd'] > 0.1
 
 
+def test_dist_takes_no_labels():
+    model = build(fpn=256, distiller=read_distiller('dist_roi'))
+    losses, data = step(model)
+    distiller = model.distiller
+    logits, rois = (
+        distiller.get_record(name, True, data_idx=index)
+        for name, index in (('head', 0), ('rois', 1))
+    )
+    expected = logits_by_hand(model.teacher, data['inputs'], rois)
+    torch.testing.assert_close(
+        losses['distill.loss_dist'], DISTLoss()(logits, expected)
+    )
+    assert losses['distill.loss_dist'] > 0.1
+
+
 def test_defeat():
     model = build(fpn=256, distiller=read_distiller('defeat_fpn_roi'))
     losses, data = step(model)
@@ -153,6 +168,7 @@ def test_trains_the_student_alone(kind, name):
     ('name', 'weights'),
     [
         ('dkd_roi', dict(loss_weight=0)),
+        ('dist_roi', dict(loss_weight=0)),
         ('defeat_fpn_roi', dict(fg_weight=0, bg_weight=0)),
     ],
 )
