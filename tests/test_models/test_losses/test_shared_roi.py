@@ -1,4 +1,4 @@
-"""DKD, DIST and DeFeat on the RoI head, on pairs of real two-stage detectors."""
+"""DKD, DIST and DeFeat on the RoI heads of real two-stage detectors."""
 
 import copy
 from pathlib import Path
