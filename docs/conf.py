@@ -12,3 +12,5 @@ release = runpy.run_path(str(ROOT / project / 'version.py'))['__version__']
 extensions = ['myst_parser']
 exclude_patterns = ['_build']
 myst_heading_anchors = 3
+# Links to files outside docs/ are for readers of the repository.
+suppress_warnings = ['myst.xref_missing']
