@@ -14,6 +14,7 @@ CONFIGS = (
     dict(type='RegressedLevels'),
     dict(type='GreedyLevels'),
     dict(type='GatedLevels', lr=1e-2),
+    dict(type='PPOLevels', lr=1e-2, remembers=True),
 )
 
 
@@ -35,14 +36,16 @@ def learn(config: dict, rank: int) -> dict:
     start = {k: v.clone() for k, v in selector.named_parameters()}
     costs = torch.tensor([0.6, 0.3, 0.1])
     common = draw(7, 20)
-    levels = selector(common, common, costs).levels
+    levels = selector(common, common, costs, torch.arange(20)).levels
     returns = []
     # The other rank saw less, more and nothing; at last neither saw anything.
     for numbers in (3, 9), (0, 5), (4, 0), (0, 0):
         number = numbers[rank]
         if number:
             maps = draw(rank, number)
-            selection = selector(maps, maps, costs)
+            # One of each rank's images is the other's, too.
+            images = torch.arange(number) + rank * (number - 1)
+            selection = selector(maps, maps, costs, images)
             quality = torch.stack([m.mean((1, 2, 3)) for m in maps], 1)
             selector.observe(quality, torch.ones(number) > 0)
             selector.observe_losses(quality.abs().mean(0))
@@ -55,6 +58,9 @@ def learn(config: dict, rank: int) -> dict:
         float((v - start[k]).abs().sum())
         for k, v in selector.named_parameters()
     )
+    if selector.memory is not None:
+        state |= selector.memory.state()
+        state['images'] = torch.tensor(state['images'])
     return dict(state=state, returns=returns, levels=levels, moved=moved)
 
 
