@@ -19,6 +19,9 @@ from tests.test_engine.test_training import DEMO
 TOOLS = Path(__file__).resolve().parents[2] / 'tools' / 'analysis'
 FGD = DEMO.parent / '_base_' / 'distillers' / 'fgd_fpn_small.py'
 
+#: Its sets are found on the very numbers that they are valued with.
+LUCKY = 'best of the draw itself'
+
 pytestmark = pytest.mark.slow
 
 
@@ -28,6 +31,7 @@ def trained(digits, tmp_path_factory) -> Path:
     work_dir = tmp_path_factory.mktemp('levels') / 'run'
     hook = dict(probe_interval=2, dump=True)
     cfg = config(digits, work_dir, 2, hook, grad_norm=dict())
+    cfg.custom_hooks[-1].probe_dataloader = cfg.train_dataloader
     model = run(cfg).model
     torch.save(model.teacher.state_dict(), work_dir / 'teacher.pth')
     torch.save(model.architecture.state_dict(), work_dir / 'alone.pth')
@@ -80,6 +84,12 @@ def test_level_signal(digits, trained, tmp_path):
     found = json.loads((tmp_path / 'out' / 'level_signal.json').read_text())
     assert found['level_loss']['type'] == 'kdvit_mm.FGDLoss'
     alone, distilled = found['checkpoints'].values()
+    # Only the second has an earlier checkpoint to remember.
+    memory = 'memory of earlier checkpoints'
+    assert memory not in alone['r2']
+    assert len(distilled['r2'].pop(memory)) == 5
+    for rivals in distilled['rivals'].values():
+        assert rivals.pop(memory)['worth'] <= rivals[LUCKY]['worth'] + 1e-9
     # The same weights, pixels and losses.
     assert alone == distilled
     assert alone['num_images'] == 12
