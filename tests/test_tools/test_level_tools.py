@@ -169,3 +169,22 @@ def test_plot_levels_leaves_out_what_it_has_no_data_for(
     with pytest.raises(SystemExit):
         main()
     assert 'missing is no folder' in capsys.readouterr().err
+
+
+def test_step_time_of_the_choice_of_levels(tmp_path):
+    tool = TOOLS.parent / 'benchmark' / 'step_time.py'
+    done = start(
+        tool.with_suffix(''), '--levels', '--size', 64, 96, '--batch', 1,
+        '--rounds', 1, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    cells = [
+        [cell.strip() for cell in line.strip('|').split('|')]
+        for line in done.stdout.splitlines()
+        if line.startswith('| ')
+    ]
+    ratios = {name: float(ratio) for name, _, ratio, _ in cells[1:]}
+    assert ratios.pop('all levels (bound)') == 1
+    assert len(ratios) == 4
+    # Of choices and updates alone, without a step of the student.
+    assert 0 < ratios['policy: choices and updates, per step'] < 0.5

@@ -28,6 +28,7 @@ from kdvit_mm.analysis.timing import tensor_memory, time_in_turn
 from kdvit_mm.models.algorithms import LeanTeacherDistill
 from kdvit_mm.models.selectors import AllLevels
 from kdvit_mm.models.selectors.benefits import find_selected_loss, image_losses
+from kdvit_mm.models.selectors.memory import image_keys
 from kdvit_mm.registry import MODELS
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -251,6 +252,7 @@ def build_level_steps(
     assert decision is not None
     quality = loss.quality.take(decision.applied)
     valid = torch.ones_like(quality[:, 0], dtype=torch.bool)
+    images = image_keys(decision.data_samples)
 
     def probe() -> None:
         image_losses(model, batch)
@@ -258,7 +260,7 @@ def build_level_steps(
     def choose_and_update() -> None:
         for _ in range(UPDATE_INTERVAL):
             with torch.no_grad():
-                policy(*decision.pyramids, decision.costs)
+                policy(*decision.pyramids, decision.costs, images)
             policy.observe(quality, valid)
         policy.learn()
 
