@@ -1,6 +1,6 @@
 _base_ = [
     '../_base_/pairs/gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224.py',
-    '../_base_/distillers/levels_cwd_fpn_small.py',
+    '../_base_/distillers/levels_pkd_fpn_small.py',
     '../_base_/runtime/level_selection_small.py',
 ]
 model = dict(distiller=_base_.distiller)
