@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,8 +90,10 @@ def image_keys(data_samples: Sequence[Any] | None) -> torch.Tensor | None:
     """Numbers that tell the images of a data set apart.
 
     Args:
-        data_samples (Sequence[Any] | None): Their samples, with an ``img_id``
-            or ``img_path`` in the meta information.
+        data_samples (Sequence[Any] | None): Their samples, with ``img_id``,
+            ``img_path`` or both in the meta information. Ids may repeat
+            between the parts of a data set, and a path changes where the data
+            set is moved to: so the id and the path's last two names count.
 
     Returns:
         torch.Tensor | None: Integers of shape (N,), :data:`NO_IMAGE` for an
@@ -101,10 +104,12 @@ def image_keys(data_samples: Sequence[Any] | None) -> torch.Tensor | None:
     keys = []
     for sample in data_samples:
         meta = sample.metainfo
-        name = meta.get('img_id', meta.get('img_path'))
-        if name is None:
+        path = Path(meta.get('img_path') or '')
+        names = [meta.get('img_id'), *path.parts[-2:]]
+        if names == [None]:
             keys.append(NO_IMAGE)
         else:
-            digest = blake2b(str(name).encode(), digest_size=7).digest()
+            name = '/'.join(map(str, names)).encode()
+            digest = blake2b(name, digest_size=7).digest()
             keys.append(int.from_bytes(digest, 'big'))
     return torch.tensor(keys, dtype=torch.long)

@@ -105,6 +105,15 @@ def test_keys_tell_images_apart():
     assert image_keys(None) is None
 
 
+def test_the_same_id_in_another_part_is_another_image():
+    here, moved, other = (
+        SimpleNamespace(metainfo={'img_id': 0, 'img_path': path})
+        for path in ('/a/train/0.png', '/b/c/train/0.png', '/a/val/0.png')
+    )
+    keys = image_keys([here, moved, other]).tolist()
+    assert keys[0] == keys[1] != keys[2]
+
+
 @pytest.mark.parametrize('name', SELECTORS)
 def test_memory_finds_what_no_state_shows(name):
     assert _train(_build(name)) < 0.35
