@@ -348,9 +348,10 @@ def plot_frontier(operations: Sequence[Operation]) -> Figure:
         )  # fmt: skip
         for o in own:
             axis.annotate(
-                f' λ {o.lambda_cost:g}  {o.name}',
+                f'  λ {o.lambda_cost:g}  {o.name}  ',
                 (o.cost, o.quality),
                 fontsize=7,
+                ha='left' if o.cost < 0.5 else 'right',
             )
     axis.set(
         xlabel="share of all levels' cost",
