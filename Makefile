@@ -4,15 +4,17 @@ ENV ?= torch211
 TASK ?= det
 METHOD ?=
 DATA ?= digits
-VENV := $(if $(filter torch21,$(ENV)),.venv-torch21,.venv)
+VENV := .venv$(if $(filter-out torch211,$(ENV)),-$(ENV))
 PYTHON := $(VENV)/bin/python
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: demo test setup lint docs clean
 
 setup:
-	@$(firstword $(shell command -v python3.11 python3.12 python3.10 python3)) \
-		tools/misc/setup_env.py $(ENV)
+	@for python in python3.11 python3.12 python3.10 python3.13 python3; do \
+		$$python -c '' 2>/dev/null && \
+		exec $$python tools/misc/setup_env.py $(ENV); \
+	done; echo 'no Python 3 was found on PATH' >&2; exit 1
 
 demo: setup
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) tools/demo.py \
@@ -26,7 +28,9 @@ lint: setup
 	$(PYTHON) -m mypy
 
 # Types are checked against one set of versions, whose stubs they follow.
-test: $(if $(filter torch21,$(ENV)),setup,lint)
+test: export OMP_NUM_THREADS := 1
+test: export OMP_WAIT_POLICY := PASSIVE
+test: $(if $(filter torch211,$(ENV)),lint,setup)
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) -m pytest $(PYTEST_ARGS)
 
 docs: setup

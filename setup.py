@@ -1,8 +1,8 @@
 """Builds kdvit_mm with its ``.mim`` folder and its start-up file.
 
 ``.mim`` holds configs, tools and the model index for ``mim``: copies in a
-wheel, links in an editable installation. The start-up file lets
-:mod:`kdvit_mm.compat` mend mmrazor in scripts that do not import kdvit_mm.
+wheel, links in an editable installation. The start-up file lets mmrazor be
+imported by scripts that do not import kdvit_mm, see :mod:`kdvit_mm.compat`.
 """
 
 import runpy
@@ -30,7 +30,7 @@ STARTUP_LINE = (
     'e.spec_from_file_location("kdvit_mm.compat", f, '
     'submodule_search_locations=[d]); '
     'm = s and sys.modules.setdefault(s.name, b.module_from_spec(s)); '
-    's and (s.loader.exec_module(m), m.install())\n'
+    's and (s.loader.exec_module(m), m.install(m.AT_STARTUP))\n'
 )
 
 

@@ -4,6 +4,13 @@ Importing the package mends mmrazor and mmengine where the installed PyTorch
 needs it (:mod:`kdvit_mm.compat`) and registers every module of the package.
 """
 
+import os
+
+# Threads of OpenMP spin while they wait for each other. With one other busy
+# process on the machine a training step takes several times as long. OpenMP
+# reads the variable when torch is loaded: hence before all other imports.
+os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
+
 from kdvit_mm import compat
 
 compat.install()

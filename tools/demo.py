@@ -6,6 +6,8 @@ curves and pictures in ``work_dirs/demo``. Run again, it goes on where it was
 interrupted. With ``--method rl`` there are plots of the chosen levels, too.
 """
 
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+
 import argparse
 import subprocess
 import sys
@@ -22,6 +24,12 @@ from prettytable import PrettyTable, TableStyle
 
 from kdvit_mm.analysis.doctor import count_flops
 from kdvit_mm.datasets.preparation import data_options, prepare_data
+from kdvit_mm.processes import (
+    Stopped,
+    end_children,
+    start_child,
+    stop_on_signals,
+)
 from kdvit_mm.visualization import draw_sample, plot_grid, plot_runs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,15 +132,19 @@ def train(config: Path, work_dir: Path, options: dict[str, Any]) -> Path:
         '--cfg-options', *(f'{k}={v}' for k, v in options.items()),
     ]  # fmt: skip
     output: list[str] = []
-    with subprocess.Popen(
+    process = start_child(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+    )
+    try:
         assert process.stdout is not None
         for line in process.stdout:
             output.append(line)
             _, shown, progress = line.partition('INFO - ')
             if shown and progress.startswith(('Epoch(', 'Iter(')):
                 print(progress.rstrip(), flush=True)
+        process.wait()
+    finally:
+        end_children(process)
     if process.returncode:
         sys.exit(
             f'{"".join(output[-15:])}\nTraining stopped; the lines above say '
@@ -230,8 +242,17 @@ def plot_levels(
 
 
 def main() -> None:
+    """Runs the demo, as long as no signal stops it."""
+    stop_on_signals()
+    try:
+        run(parse_args())
+    except Stopped as signal:
+        print(f'Stopped by {signal}. The same command goes on.')
+        sys.exit(signal.status)
+
+
+def run(args: argparse.Namespace) -> None:
     """Runs the demo from data to pictures."""
-    args = parse_args()
     start = time.time()
     method = args.method or DEFAULTS[args.task]
     recipe = OTHERS.get(args.task) or detection_recipe(args.data, method)

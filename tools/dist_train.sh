@@ -4,6 +4,9 @@
 # NNODES, NODE_RANK, MASTER_ADDR and PORT describe several machines.
 set -eu
 
+# Threads that wait must not spin: see kdvit_mm/__init__.py.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+
 CONFIG=$1
 GPUS=$2
 

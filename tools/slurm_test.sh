@@ -4,6 +4,9 @@
 # GPUS, GPUS_PER_NODE, CPUS_PER_TASK and SRUN_ARGS describe the job.
 set -eu
 
+# Threads that wait must not spin: see kdvit_mm/__init__.py.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+
 PARTITION=$1
 JOB_NAME=$2
 shift 2

@@ -1,16 +1,34 @@
 """Evaluates a checkpoint: of a distillation or of an ordinary model."""
 
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+
 import argparse
+import copy
 import os
 import sys
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.evaluator import DumpResults
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-import kdvit_mm  # noqa: F401  mends the stack before anything is built
+from kdvit_mm.analysis.configs import model_config
+from kdvit_mm.models.utils.scope import in_own_scope
+from kdvit_mm.models.utils.student_config import student_config
+
+# What merges the predictions of an image where the config does not say it.
+TTA_MODELS: dict[str, dict] = {
+    'mmdet': {
+        'type': 'mmdet.models.DetTTAModel',  # mmengine's registry has it
+        'tta_cfg': {
+            'nms': {'type': 'nms', 'iou_threshold': 0.5},
+            'max_per_img': 100,
+        },
+    },
+    'mmseg': {'type': 'mmseg.SegTTAModel'},
+    'mmpretrain': {'type': 'mmpretrain.AverageClsScoreTTA'},
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -22,6 +40,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='pickle file for all predictions')
     parser.add_argument(
         '--show-dir', help='folder for pictures of the predictions'
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation, by tta_model and tta_pipeline of the '
+        'config or, without these, by flipping',
     )
     parser.add_argument(
         '--cfg-options',
@@ -43,18 +67,76 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def find_package(cfg: Config) -> str:
+    """Finds the package that a config's model, or its student, is of."""
+    model = in_own_scope(cfg.model.get('architecture', cfg.model))
+    return model.get('_scope_') or cfg.get('default_scope') or ''
+
+
 def save_pictures(cfg: Config, folder: str) -> None:
     """Lets the config's visualization hook write into ``folder``."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         sys.exit('--show-dir needs default_hooks.visualization in the config.')
-    if cfg.get('default_scope') == 'mmpretrain':
+    scope = find_package(cfg)
+    if scope == 'mmpretrain':
         hook.update(enable=True, out_dir=folder)
-    elif cfg.get('default_scope') == 'mmseg':
+    elif scope == 'mmseg':
         hook.update(draw=True)
         cfg.visualizer.save_dir = folder
     else:
         hook.update(draw=True, test_out_dir=folder)
+
+
+def use_tta(cfg: Config) -> Config:
+    """Tests the model, of a distillation the student, under augmentation.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        Config: The config of the test.
+    """
+    cfg = student_config(cfg)
+    scope = find_package(cfg)
+    if scope not in TTA_MODELS and not (
+        cfg.get('tta_model') and cfg.get('tta_pipeline')
+    ):
+        sys.exit(
+            '--tta needs tta_model and tta_pipeline in the config of a '
+            f'model that is not of {", ".join(TTA_MODELS)}.'
+        )
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    dataset.pipeline = cfg.get('tta_pipeline') or flipped(
+        dataset.pipeline, scope
+    )
+    tta_model = cfg.get('tta_model') or TTA_MODELS[scope]
+    cfg.model = ConfigDict(tta_model, module=model_config(cfg))
+    return cfg
+
+
+def flipped(pipeline: list[ConfigDict], scope: str) -> list[ConfigDict]:
+    """Shows every image as it is and mirrored.
+
+    Args:
+        pipeline (list[ConfigDict]): The test pipeline.
+        scope (str): The package that has its transforms.
+
+    Returns:
+        list[ConfigDict]: The pipeline, with annotations as they are.
+    """
+    steps = copy.deepcopy(pipeline)
+    pack = steps.pop()
+    if 'meta_keys' in pack:
+        pack.meta_keys = (*pack.meta_keys, 'flip', 'flip_direction')
+    # Loaded after the flip, which would mirror them as well.
+    annotations = [s for s in steps if 'LoadAnnotations' in str(s.get('type'))]
+    steps = [step for step in steps if step not in annotations]
+    flips = [{'type': f'{scope}.RandomFlip', 'prob': p} for p in (0.0, 1.0)]
+    branches = [flips, *([step] for step in annotations), [pack]]
+    return [*steps, ConfigDict(type='TestTimeAug', transforms=branches)]
 
 
 def main() -> None:
@@ -71,6 +153,8 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     if args.show_dir:
         save_pictures(cfg, args.show_dir)
+    if args.tta:
+        cfg = use_tta(cfg)
 
     runner_type = cfg.get('runner_type')
     runner = RUNNERS.build(cfg) if runner_type else Runner.from_cfg(cfg)

@@ -1,15 +1,19 @@
 """Trains a config: a student alone, a teacher or a distillation."""
 
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+
 import argparse
 import os
 import sys
 from pathlib import Path
 
 from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
+from mmengine.device import get_device
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 
-import kdvit_mm  # noqa: F401  mends the stack before anything is built
+from kdvit_mm.processes import Stopped, stop_on_signals
 
 
 def parse_args() -> argparse.Namespace:
@@ -52,14 +56,18 @@ def parse_args() -> argparse.Namespace:
 
 def use_amp(cfg: Config) -> None:
     """Turns the config's optimizer wrapper into its mixed precision form."""
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if wrapper not in ('OptimWrapper', 'AmpOptimWrapper'):
+    wrapper = cfg.get('optim_wrapper') or {}
+    # Several optimizers have a constructor and no type.
+    default = 'OptimWrapper' if 'optimizer' in wrapper else 'none'
+    kind = wrapper.get('type', default)
+    found = OPTIM_WRAPPERS.get(kind) if isinstance(kind, str) else kind
+    if found not in (OptimWrapper, AmpOptimWrapper):
         sys.exit(
             '--amp needs optim_wrapper.type "OptimWrapper", but the config '
-            f'has "{wrapper}".'
+            f'has "{getattr(kind, "__name__", kind)}".'
         )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.loss_scale = 'dynamic'
+    wrapper['type'] = 'mmengine.AmpOptimWrapper'
+    wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def enable_lr_scaling(cfg: Config) -> None:
@@ -72,9 +80,8 @@ def enable_lr_scaling(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def main() -> None:
-    """Builds the runner from the config and trains."""
-    args = parse_args()
+def build_runner(args: argparse.Namespace) -> Runner:
+    """Builds what the command line asks for."""
     cfg = Config.fromfile(args.config)
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
@@ -85,27 +92,42 @@ def main() -> None:
         cfg.work_dir = str(Path('work_dirs', Path(args.config).stem))
     if args.amp:
         use_amp(cfg)
+        if get_device() in ('cpu', 'mps'):
+            sys.exit(
+                "--amp needs a GPU: mmengine's AmpOptimWrapper does not train "
+                f'on the device "{get_device()}". Leave --amp out here.'
+            )
     if args.auto_scale_lr:
         enable_lr_scaling(cfg)
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-
     runner_type = cfg.get('runner_type')
-    runner = RUNNERS.build(cfg) if runner_type else Runner.from_cfg(cfg)
+    return RUNNERS.build(cfg) if runner_type else Runner.from_cfg(cfg)
+
+
+def main() -> None:
+    """Builds the runner from the config and trains."""
+    stop_on_signals()
+    runner = None
     try:
+        runner = build_runner(parse_args())
         runner.train()
-    except (KeyboardInterrupt, SyntaxError) as error:
-        # mmengine takes Ctrl-C while it formats a checkpoint's config for a
+    except (Stopped, SyntaxError) as error:
+        # mmengine takes a signal while it formats a checkpoint's config for a
         # mistake in the config.
-        if not isinstance(error.__context__ or error, KeyboardInterrupt):
+        signal = error.__context__ if isinstance(error, SyntaxError) else error
+        if not isinstance(signal, Stopped):
             raise
-        runner.logger.info(
-            f'Stopped by hand at epoch {runner.epoch + 1}, iteration '
-            f'{runner.iter}. The same command with --resume goes on from the '
-            f'newest checkpoint in {cfg.work_dir}.'
-        )
-        sys.exit(130)
+        if runner is None:
+            print('Stopped before the training began.')
+        else:
+            runner.logger.info(
+                f'Stopped by {signal} at epoch {runner.epoch + 1}, iteration '
+                f'{runner.iter}. The same command with --resume goes on from '
+                f'the newest checkpoint in {runner.work_dir}.'
+            )
+        sys.exit(signal.status)
 
 
 if __name__ == '__main__':

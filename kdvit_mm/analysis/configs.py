@@ -1,8 +1,66 @@
 """Parts of a config as the tools that analyse it build them."""
 
 import copy
+import re
+import traceback
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+
+class ConfigError(ValueError):
+    """A config cannot be used.
+
+    Args:
+        args (str): Why, and what to change; one text a reason.
+    """
+
+
+@contextmanager
+def explained(
+    what: str,
+    advice: str = '',
+    locate: bool = False,
+    kind: type[ConfigError] = ConfigError,
+) -> Iterator[None]:
+    """Turns what fails inside into a :class:`ConfigError`.
+
+    Args:
+        what (str): What is being done, to begin the text with.
+        advice (str): Where to look, to end the text with. Defaults to ''.
+        locate (bool): Whether the text names the line that failed. Defaults
+            to False, only where the error says nothing itself.
+        kind (type[ConfigError]): What to raise. Defaults to ConfigError.
+
+    Raises:
+        ConfigError: If anything fails inside.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        # str(KeyError) is its message in quotes.
+        text = (
+            str(error.args[0])
+            if isinstance(error, KeyError) and error.args
+            else str(error)
+        )
+        if ' ' not in text:
+            text = f'{type(error).__name__} {text}'.strip()
+            locate = True
+        if locate:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            file = Path(frame.filename).name
+            text += f' (in {frame.name}, {file}:{frame.lineno})'
+        # Some of mmrazor's messages hold the indentation of its source.
+        text = re.sub(' {2,}', ' ', text)
+        raise kind(f'{what}: {text}{advice}') from error
 
 
 def model_config(cfg: Config) -> ConfigDict:
@@ -36,3 +94,65 @@ def dataloader_config(cfg: Config, split: str) -> ConfigDict:
     # torch refuses this one where there are no workers.
     loader.pop('prefetch_factor', None)
     return loader
+
+
+def build_train_loader(cfg: Config, seed: int) -> DataLoader:
+    """Builds ``train_dataloader``, without workers.
+
+    Args:
+        cfg (Config): The config.
+        seed (int): Seed of its sampler.
+
+    Returns:
+        DataLoader: The loader.
+
+    Raises:
+        ConfigError: If the config has none, or it cannot be built.
+    """
+    if not cfg.get('train_dataloader'):
+        raise ConfigError('The config has no key "train_dataloader".')
+    with loading():
+        loader = Runner.build_dataloader(
+            dataloader_config(cfg, 'train'), seed=seed
+        )
+        if not len(loader.dataset):
+            raise ValueError('the data set is empty.')
+    return loader
+
+
+def first_batch(loader: DataLoader) -> Any:
+    """Takes the first batch of a ``train_dataloader``.
+
+    Args:
+        loader (DataLoader): The loader.
+
+    Returns:
+        Any: The batch.
+
+    Raises:
+        ConfigError: If it gives none.
+    """
+    dataset: Any = loader.dataset
+    with loading():
+        for batch in loader:
+            return batch
+        raise ValueError(
+            f'its {len(dataset)} images are fewer than one batch, which '
+            'drop_last leaves out.'
+        )
+
+
+def loading(when: str = '') -> AbstractContextManager[None]:
+    """Explains why no data comes.
+
+    Args:
+        when (str): When it is loaded, such as ' in epoch 3'. Defaults to ''.
+
+    Returns:
+        AbstractContextManager[None]: As :func:`explained`.
+    """
+    return explained(
+        f'train_dataloader gives no batch{when}',
+        '\nCheck data_root, ann_file, data_prefix and pipeline of '
+        'train_dataloader.dataset.',
+    )

@@ -1,27 +1,34 @@
-"""Examines a distillation config on one real batch, before it is trained."""
+"""Examines a distillation config before it is trained."""
 
 import copy
 import math
-import re
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.runner import Runner, load_checkpoint, set_random_seed
+from mmengine.runner import set_random_seed
+from mmengine.runner.checkpoint import _load_checkpoint
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.registry import MODELS as RAZOR_MODELS
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdvit_mm.analysis.configs import dataloader_config, model_config
+from kdvit_mm.analysis.configs import (
+    ConfigError,
+    build_train_loader,
+    explained,
+    first_batch,
+    model_config,
+)
+from kdvit_mm.analysis.rehearsal import Rehearsal, StepError, rehearsing
+from kdvit_mm.models.utils.checkpoint_kind import whose_weights
 from kdvit_mm.models.utils.explain import describe, explain_failure
 from kdvit_mm.models.utils.random import isolated_rng
 
@@ -127,6 +134,7 @@ class Findings:
         teacher_loss (float | None): The teacher's own task loss in eval mode.
         fresh_loss (float | None): The lowest task loss of three freshly
             initialised models of the teacher's architecture.
+        weights (dict[str, str]): By side, what its weights are loaded from.
         errors (list[str]): Why the config cannot train.
         warnings (list[str]): What is probably not meant.
     """
@@ -138,6 +146,7 @@ class Findings:
     losses: list[LossInfo] = field(default_factory=list)
     teacher_loss: float | None = None
     fresh_loss: float | None = None
+    weights: dict[str, str] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -147,132 +156,105 @@ class Findings:
         return int(bool(self.errors))
 
 
-class _CannotGoOn(Exception):
-    """Ends the examination; its text is an error of the findings."""
-
-
-@contextmanager
-def _step(what: str, advice: str = '', locate: bool = False) -> Iterator[None]:
-    """Turns what fails inside into a sentence."""
-    try:
-        yield
-    except _CannotGoOn:
-        raise
-    except Exception as error:
-        # str(KeyError) is its message in quotes.
-        text = (
-            str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        )
-        if ' ' not in text:
-            text = f'{type(error).__name__} {text}'.strip()
-            locate = True
-        if locate:
-            frame = traceback.extract_tb(error.__traceback__)[-1]
-            file = Path(frame.filename).name
-            text += f' (in {frame.name}, {file}:{frame.lineno})'
-        # Some of mmrazor's messages hold the indentation of its source.
-        text = re.sub(' {2,}', ' ', text)
-        raise _CannotGoOn(f'{what}: {text}{advice}') from error
-
-
 def diagnose(
     config: str,
     cfg_options: dict[str, Any] | None = None,
     depth: int = 2,
-    device: str = 'cpu',
+    device: str | None = None,
 ) -> Findings:
-    """Builds what a config describes and runs one batch through it.
+    """Builds what a config describes and trains a few steps.
 
     Args:
         config (str): Path of the config.
         cfg_options (dict[str, Any] | None): Changes to the config. Defaults
             to None.
         depth (int): Levels of nested modules to list. Defaults to 2.
-        device (str): Where to run. Defaults to 'cpu'.
+        device (str | None): Where to run. Defaults to None, where training
+            would.
 
     Returns:
         Findings: What was found; it never raises for a mistake in the config.
     """
     findings = Findings()
     try:
-        with _step('The config cannot be read'):
+        with explained('The config cannot be read'):
             cfg = Config.fromfile(config)
             cfg.merge_from_dict(cfg_options or {})
         scope = cfg.get('default_scope') or 'mmengine'
         with DefaultScope.overwrite_default_scope(scope):
             _examine(findings, cfg, depth, device)
-    except _CannotGoOn as reason:
-        findings.errors.append(str(reason))
+    except ConfigError as reason:
+        findings.errors += reason.args
     return findings
 
 
-def _examine(findings: Findings, cfg: Config, depth: int, device: str) -> None:
+def _examine(
+    findings: Findings, cfg: Config, depth: int, device: str | None
+) -> None:
     seed = cfg.get('randomness', {}).get('seed') or 0
     set_random_seed(seed)
     model = build_algorithm(cfg)
-    examine_mappings(findings, model.distiller)
-    examine_teacher_setup(findings, cfg, model)
-    batch = load_batch(cfg, seed)
-    with _step(f'The batch does not run on device "{device}"'):
-        data = model.to(device).data_preprocessor(batch, True)
-    # The teacher first: a lean teacher is rewritten in its first step.
-    findings.teacher = examine_teacher(findings, model.teacher, data, depth)
-    compare_with_fresh(findings, cfg, data)
-    examine_step(findings, model, data, depth)
-    assert findings.student is not None
-    if findings.student.params > findings.teacher.params:
+    known = isinstance(model, SingleTeacherDistill) and isinstance(
+        model.distiller, ConfigurableDistiller
+    )
+    if known:
+        examine_mappings(findings, model.distiller)
+    else:
         findings.warnings.append(
-            f'The student has more parameters ({findings.student.params:,}) '
-            f'than the teacher ({findings.teacher.params:,}). Are '
-            'model.architecture and model.teacher swapped?'
+            'The doctor looks into SingleTeacherDistill and its kin with a '
+            f'ConfigurableDistiller. Of this {type(model).__name__} it only '
+            'says whether it trains.'
+        )
+    if device is not None:
+        _leave_amp_out(findings, cfg, device)
+    loader = build_train_loader(cfg, seed)
+    batch = first_batch(loader)
+    with rehearsing(cfg, model, loader, device) as runner:
+        findings.errors += runner.problems
+        runner.load_or_resume()
+        suspected = len(findings.errors)
+        if known:
+            examine_weights(findings, cfg, model)
+            examine_teacher_setup(findings, model)
+            try:
+                examine_batch(findings, cfg, model, batch, depth)
+            except ConfigError as reason:
+                findings.errors += reason.args
+        examine_training(findings, runner, suspected)
+
+
+def _leave_amp_out(findings: Findings, cfg: Config, device: str) -> None:
+    """Mixed precision works on no other device than the runner's own."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    kind = str(wrapper.get('type'))
+    if 'AmpOptimWrapper' in kind and not get_device().startswith(device[:3]):
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+        wrapper['type'] = 'OptimWrapper'
+        findings.warnings.append(
+            f'optim_wrapper.type "{kind}" trains in mixed precision, which '
+            f'this examination on "{device}" leaves out.'
         )
 
 
-def build_algorithm(cfg: Config) -> SingleTeacherDistill:
+def build_algorithm(cfg: Config) -> Any:
     """Builds and initialises the model as the runner would."""
     if 'model' not in cfg:
-        raise _CannotGoOn('The config has no key "model".')
+        raise ConfigError('The config has no key "model".')
     model_cfg = model_config(cfg)
-    if 'teacher' not in model_cfg or 'distiller' not in model_cfg:
-        raise _CannotGoOn(
+    if 'distiller' not in model_cfg:
+        raise ConfigError(
             f'model.type "{model_cfg.get("type")}" is a plain model: it has '
             'no teacher and no distiller. Put it into '
             "model=dict(_scope_='kdvit_mm', type='LeanTeacherDistill', "
             'architecture=dict(...), teacher=dict(...), teacher_ckpt=..., '
             'distiller=dict(...)).'
         )
-    with _step('The model cannot be built'):
+    with explained('The model cannot be built'):
         model = MODELS.build(model_cfg)
-    if not (
-        isinstance(model, SingleTeacherDistill)
-        and isinstance(model.distiller, ConfigurableDistiller)
-    ):
-        raise _CannotGoOn(
-            'The doctor knows SingleTeacherDistill and its kin with a '
-            f'ConfigurableDistiller, not {type(model).__name__} with '
-            f'{type(getattr(model, "distiller", None)).__name__}.'
-        )
-    with _step("The model's weights cannot be initialised"):
+    with explained("The model's weights cannot be initialised"):
         model.init_weights()
-        if cfg.get('load_from'):
-            load_checkpoint(model, cfg.load_from, map_location='cpu')
     return model
-
-
-def load_batch(cfg: Config, seed: int) -> Any:
-    """Takes the first batch of ``train_dataloader``, without workers."""
-    if not cfg.get('train_dataloader'):
-        raise _CannotGoOn('The config has no key "train_dataloader".')
-    loader_cfg = dataloader_config(cfg, 'train')
-    with _step(
-        'train_dataloader gives no batch',
-        '\nCheck data_root, ann_file and data_prefix of '
-        'train_dataloader.dataset.',
-    ):
-        loader = Runner.build_dataloader(loader_cfg, seed=seed)
-        if len(loader.dataset) == 0:
-            raise ValueError('the data set is empty.')
-        return next(iter(loader))
 
 
 def examine_mappings(
@@ -317,22 +299,82 @@ def _recorders(
     ]
 
 
-def examine_teacher_setup(
+def examine_weights(
     findings: Findings, cfg: Config, model: SingleTeacherDistill
 ) -> None:
-    """Looks at how the teacher is loaded, frozen and fed."""
-    teacher_cfg = cfg.model.teacher
-    if not (
-        cfg.model.get('teacher_ckpt')
-        or cfg.get('load_from')
-        or (teacher_cfg.get('cfg_path') and teacher_cfg.get('pretrained'))
-        or _loads_checkpoint(model.teacher.init_cfg)
-    ):
-        findings.warnings.append(
-            'The teacher looks untrained: nothing loads its weights. Set '
-            'model.teacher_ckpt to its checkpoint.'
+    """Says from where student and teacher have their weights.
+
+    Args:
+        findings (Findings): Receives ``weights`` and what is missing.
+        cfg (Config): The config.
+        model (SingleTeacherDistill): The algorithm.
+    """
+    owner, teacher_loaded = '', False
+    if cfg.get('load_from'):
+        checkpoint = _load_checkpoint(
+            cfg.load_from, map_location='cpu', logger='silent'
         )
-    trainable = sum(p.requires_grad for p in model.teacher.parameters())
+        state = {
+            key.removeprefix('module.'): value
+            for key, value in checkpoint.get('state_dict', checkpoint).items()
+        }
+        owner = whose_weights(model, state)
+        # LeanTeacherDistill leaves a teacher alone that it does not save.
+        teacher_loaded = getattr(model, 'teacher_in_checkpoint', True) and any(
+            key.startswith('teacher.') for key in state
+        )
+    student = _initialised_by(model.architecture)
+    if getattr(model, 'inherit', False):
+        student += "; what model.inherit names is the teacher's"
+    if owner:
+        student = f'load_from: {cfg.load_from}'
+    teacher_cfg = cfg.model.teacher
+    teacher = _initialised_by(model.teacher)
+    if teacher_loaded:
+        teacher = f'load_from: {cfg.load_from}'
+    elif cfg.model.get('teacher_ckpt'):
+        teacher = f'teacher_ckpt: {cfg.model.teacher_ckpt}'
+    elif teacher_cfg.get('cfg_path') and teacher_cfg.get('pretrained'):
+        teacher = f'the checkpoint of cfg_path {teacher_cfg.cfg_path}'
+    elif '' not in _checkpoints(model.teacher):
+        findings.warnings.append(
+            'The teacher looks untrained: nothing loads its weights'
+            + (", and load_from has only the student's. " if owner else '. ')
+            + 'Set model.teacher_ckpt to its checkpoint.'
+        )
+    findings.weights = {'student': student, 'teacher': teacher}
+
+
+def _initialised_by(model: nn.Module) -> str:
+    """What ``init_cfg`` of a model and of its parts loads, in words."""
+    checkpoints = _checkpoints(model)
+    if '' in checkpoints:
+        return f'init_cfg: {checkpoints[""]}'
+    parts = [f'{name}: {file}' for name, file in checkpoints.items()]
+    return '; '.join([*parts, 'the rest random' if parts else 'random'])
+
+
+def _checkpoints(model: nn.Module) -> dict[str, str]:
+    """Checkpoints by the names of the modules whose ``init_cfg`` has one."""
+    return {
+        name: init['checkpoint']
+        for name, module in model.named_modules()
+        for init in _inits(getattr(module, 'init_cfg', None))
+        if init.get('type') == 'Pretrained'
+    }
+
+
+def _inits(init_cfg: Any) -> list[dict[str, Any]]:
+    inits = init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    return [init for init in inits if init]
+
+
+def examine_teacher_setup(
+    findings: Findings, model: SingleTeacherDistill
+) -> None:
+    """Looks at how the teacher is frozen and fed."""
+    trained = {id(p) for p in model.parameters() if p.requires_grad}
+    trainable = sum(id(p) in trained for p in model.teacher.parameters())
     if trainable:
         findings.warnings.append(
             f'{trainable} weights of the teacher require gradients, so the '
@@ -371,6 +413,54 @@ def _normalisation(preprocessor: Any) -> dict[str, Any]:
 
 def _rounded(values: torch.Tensor) -> list[float]:
     return [round(value, 3) for value in values.double().flatten().tolist()]
+
+
+def examine_batch(
+    findings: Findings,
+    cfg: Config,
+    model: SingleTeacherDistill,
+    batch: Any,
+    depth: int,
+) -> None:
+    """Runs teacher, fresh models and student, each on a copy of the batch."""
+    with explained('The data_preprocessor fails', locate=True):
+        data = model.data_preprocessor(batch, True)
+    # The teacher first: a lean teacher is rewritten in its first step.
+    findings.teacher = examine_teacher(findings, model.teacher, data, depth)
+    compare_with_fresh(findings, cfg, data)
+    examine_step(findings, model, data, depth)
+    assert findings.student is not None
+    if findings.student.params > findings.teacher.params:
+        findings.warnings.append(
+            f'The student has more parameters ({findings.student.params:,}) '
+            f'than the teacher ({findings.teacher.params:,}). Are '
+            'model.architecture and model.teacher swapped?'
+        )
+
+
+def examine_training(
+    findings: Findings, runner: Rehearsal, suspected: int
+) -> None:
+    """Trains a few steps, which alone decides whether the config can train.
+
+    Args:
+        findings (Findings): Receives what fails.
+        runner (Rehearsal): The runner.
+        suspected (int): Index of the first error that the examination of the
+            batch found. These explain why a step fails; if none does, they
+            become warnings.
+    """
+    runner.model.zero_grad()
+    try:
+        runner.rehearse()
+    except StepError as reason:
+        if not findings.errors[suspected:]:
+            findings.errors += reason.args
+    except ConfigError as reason:
+        findings.errors += reason.args
+    else:
+        findings.warnings += findings.errors[suspected:]
+        del findings.errors[suspected:]
 
 
 @contextmanager
@@ -439,7 +529,7 @@ def count_flops(model: BaseModel, data: dict[str, Any]) -> float | None:
     """
     training = model.training
     model.eval()
-    one = {key: value[:1] for key, value in data.items()}
+    one = {key: value[:1] for key, value in copy.deepcopy(data).items()}
     try:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(**one, mode='tensor')
@@ -464,7 +554,9 @@ def examine_teacher(
 
 @torch.no_grad()
 def _total_loss(model: BaseModel, data: dict[str, Any]) -> float:
-    return float(model.parse_losses(model(**data, mode='loss'))[0])
+    # Some heads write into the ground truth.
+    losses = model(**copy.deepcopy(data), mode='loss')
+    return float(model.parse_losses(losses)[0])
 
 
 def compare_with_fresh(
@@ -504,16 +596,11 @@ def _fresh_loss(cfg: Config, data: dict[str, Any], seed: int) -> float:
     ):
         model = RAZOR_MODELS.build(teacher_cfg)
         for module in model.modules():
-            if _loads_checkpoint(getattr(module, 'init_cfg', None)):
+            if '' in _checkpoints(module):
                 module.init_cfg = None
         model.init_weights()
         model.to(data['inputs'].device).train()
         return _total_loss(model, data)
-
-
-def _loads_checkpoint(init_cfg: Any) -> bool:
-    inits = init_cfg if isinstance(init_cfg, list) else [init_cfg]
-    return any(init and init.get('type') == 'Pretrained' for init in inits)
 
 
 def examine_step(
@@ -527,10 +614,10 @@ def examine_step(
     try:
         with (
             watched_modules(model.student, depth) as modules,
-            _each_failure(findings, model.distiller),
-            _step('The training step fails', locate=True),
+            _each_failure(findings, model),
+            explained('The training step fails', locate=True),
         ):
-            losses = model(**data, mode='loss')
+            losses = model(**copy.deepcopy(data), mode='loss')
     finally:
         # Shows how far a failing forward came.
         findings.student = _describe_model(model.student, data, modules)
@@ -541,7 +628,7 @@ def examine_step(
             findings.recorders.append(
                 RecorderInfo(side, name, recorder.source, len(records), shapes)
             )
-    with _step('The losses cannot be summed'):
+    with explained('The losses cannot be summed'):
         total, _ = model.parse_losses(losses)
     if not getattr(total, 'requires_grad', False):
         findings.errors.append(
@@ -549,15 +636,16 @@ def examine_step(
             'model.student_trainable off, or is every weight of the student '
             'frozen?'
         )
-    with _step('The backward pass fails'):
+    with explained('The backward pass fails'):
         examine_losses(findings, model, losses)
 
 
 @contextmanager
 def _each_failure(
-    findings: Findings, distiller: ConfigurableDistiller
+    findings: Findings, model: SingleTeacherDistill
 ) -> Iterator[None]:
     """Notes every distill loss that fails, where training stops at one."""
+    distiller = model.distiller
     compute = distiller.compute_distill_losses
     mappings = distiller.loss_forward_mappings
 
@@ -568,7 +656,9 @@ def _each_failure(
             failures = []
             for name, mapping in mappings.items():
                 distiller.loss_forward_mappings = {name: mapping}
-                failure = explain_failure(distiller, error)
+                failure = explain_failure(
+                    distiller, error, model.student, model.teacher
+                )
                 if failure is not error:
                     failures.append(str(failure))
             distiller.loss_forward_mappings = mappings

@@ -11,8 +11,11 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import set_random_seed
 from mmengine.runner.checkpoint import _load_checkpoint
 
-from kdvit_mm.analysis.configs import model_config
-from kdvit_mm.analysis.doctor import load_batch
+from kdvit_mm.analysis.configs import (
+    build_train_loader,
+    first_batch,
+    model_config,
+)
 
 
 def time_in_turn(
@@ -85,9 +88,12 @@ def build_training_step(
         Callable[[], None]: A whole training step, with the config's optimiser
         wrapper, on the first batch of its training data. Hooks are not part
         of it.
+
+    Raises:
+        ConfigError: If the config gives no batch.
     """
     seed = cfg.randomness.seed
-    scope = cfg.get('default_scope', 'mmengine')
+    scope = cfg.get('default_scope') or 'mmengine'
     with DefaultScope.overwrite_default_scope(scope):
         set_random_seed(seed)
         model = MODELS.build(model_config(cfg))
@@ -99,7 +105,7 @@ def build_training_step(
         model.load_state_dict(state['state_dict'], strict=False)
         model.to(device).train()
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-        batch = load_batch(cfg, seed)
+        batch = first_batch(build_train_loader(cfg, seed))
 
     def step() -> None:
         with DefaultScope.overwrite_default_scope(scope):

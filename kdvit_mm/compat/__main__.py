@@ -12,7 +12,7 @@ from kdvit_mm import compat
 def main() -> None:
     """Prints the table of patches."""
     table = Table(title=f'kdvit_mm patches on torch {torch.__version__}')
-    for column in ('patch', 'what it mends', 'needed here?', 'applied?'):
+    for column in ('patch', 'what it does', 'needed here?', 'applied?'):
         table.add_column(column, overflow='fold')
     for name in compat.PATCHES:
         patch = compat.patch_module(name)

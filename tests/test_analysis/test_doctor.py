@@ -14,17 +14,21 @@ from mmengine.runner import set_random_seed
 from mmrazor.registry import MODELS
 
 import kdvit_mm  # noqa: F401
-from kdvit_mm.analysis import Findings, diagnose
+from kdvit_mm.analysis import Findings, diagnose, doctor
+from kdvit_mm.analysis.configs import build_train_loader, first_batch
 from kdvit_mm.analysis.doctor import (
     LossInfo,
     build_algorithm,
     count_flops,
     judge_loss,
-    load_batch,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64
+TRAINING = dict(
+    train_cfg=dict(by_epoch=True, max_epochs=1),
+    optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-8)),
+)
 BGR_MEAN = [100.0, 110.0, 120.0]
 
 
@@ -180,7 +184,7 @@ def write(tmp_path, data_root):
                         ],
                     )
                 ),
-                **keys,
+                **TRAINING | keys,
             )
         )
         path = tmp_path / 'config.py'
@@ -230,7 +234,7 @@ def test_numbers(write, type):
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         model = build_algorithm(cfg)
-        batch = load_batch(cfg, 0)
+        batch = first_batch(build_train_loader(cfg, 0))
     model.load_state_dict(build_state(cfg))
     data = model.data_preprocessor(batch, True)
     model.train()
@@ -337,6 +341,138 @@ def test_missing_connectors_are_all_named(write, type):
         )
     # The rest is still there.
     assert found.task.grad_norm > 0 and found.recorders
+
+
+@pytest.mark.parametrize(
+    'loss',
+    [
+        dict(type='kdvit_mm.DISTLoss', use_sigmoid=True),
+        dict(type='kdvit_mm.CWDLoss'),
+        dict(type='mmrazor.ChannelWiseDivergence'),
+    ],
+    ids=lambda loss: loss['type'],
+)
+@pytest.mark.parametrize('source', ['bbox_head.gfl_cls', 'bbox_head'])
+def test_scores_of_other_classes(write, loss, source):
+    teacher = gfl(16, 16, 2)
+    teacher['bbox_head']['num_classes'] = 80
+    distill = distiller(
+        student_recorders=dict(fpn=dict(type='ModuleOutputs', source=source)),
+        teacher_recorders=dict(fpn=dict(type='ModuleOutputs', source=source)),
+        distill_losses=dict(loss_cwd_0=loss),
+    )
+    for mapping in distill['loss_forward_mappings']['loss_cwd_0'].values():
+        mapping.pop('data_idx')
+    if source == 'bbox_head':
+        if loss['type'].startswith('mmrazor'):
+            pytest.skip('it takes no lists')
+        for mapping in distill['loss_forward_mappings']['loss_cwd_0'].values():
+            mapping['data_idx'] = 0
+    found = diagnose(write(algorithm(teacher=teacher, distill=distill)))
+    assert found.exit_status == 1
+    (text,) = found.errors
+    assert '3 classes of the student' in text
+    assert '80 classes of the teacher' in text
+    assert 'PKDLoss' in text and "'neck'" in text
+    assert 'onnector' not in text
+
+
+def test_logits_of_other_classes(write, classification):
+    model, dataset = classification
+    model['teacher']['head']['num_classes'] = 10
+    found = diagnose(write(model, 'mmpretrain', dataset))
+    assert said(found.errors, 'scores of 2 classes', '10 classes')
+    assert 'onnector' not in found.errors[0]
+
+
+def test_channels_in_a_head_are_no_classes(write):
+    """A connector helps there, and is named once."""
+    teacher = gfl(16, 16, 2)
+    teacher['bbox_head']['feat_channels'] = 32
+    tower = dict(
+        fpn=dict(type='ModuleOutputs', source='bbox_head.cls_convs.0')
+    )
+    distill = distiller(
+        student_recorders=tower,
+        teacher_recorders=tower,
+        distill_losses=dict(loss_cwd_0=dict(type='kdvit_mm.CWDLoss')),
+    )
+    for mapping in distill['loss_forward_mappings']['loss_cwd_0'].values():
+        mapping.pop('data_idx')
+    found = diagnose(write(algorithm(teacher=teacher, distill=distill)))
+    (text,) = found.errors
+    assert text.count('connectors=dict(loss_cwd_0_s=') == 1
+    assert text.count('ConvModuleConnector') == 1
+    assert 'in_channel=16, out_channel=32' in text
+
+
+def test_whose_weights(write, tmp_path):
+    """A plain student checkpoint is not the teacher's."""
+    path = write(algorithm())
+    found = diagnose(path)
+    assert found.weights == {'student': 'random', 'teacher': 'random'}
+
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = build_algorithm(Config.fromfile(path))
+    files = {name: str(tmp_path / f'{name}.pth') for name in ('s', 't', 'all')}
+    torch.save(dict(state_dict=model.student.state_dict()), files['s'])
+    torch.save(dict(state_dict=model.teacher.state_dict()), files['t'])
+    torch.save(dict(state_dict=model.state_dict()), files['all'])
+    for name in ('s', 'all'):
+        found = diagnose(path, {'load_from': files[name]})
+        assert found.errors == []
+        assert found.weights == {
+            'student': f'load_from: {files[name]}',
+            'teacher': 'random',
+        }
+        assert said(found.warnings, 'nothing loads its weights, and load_from')
+    found = diagnose(path, {'load_from': files['t']})
+    assert said(found.errors, 't.pth', 'cannot be loaded', 'teacher_ckpt')
+
+    student = gfl()
+    student['init_cfg'] = dict(type='Pretrained', checkpoint=files['s'])
+    teacher = gfl(16, 16, 2)
+    teacher['backbone']['init_cfg'] = dict(
+        type='Pretrained', checkpoint=files['t'], prefix='backbone.'
+    )
+    path = write(algorithm(student=student, teacher=teacher))
+    found = diagnose(path)
+    assert found.weights == {
+        'student': f'init_cfg: {files["s"]}',
+        'teacher': f'backbone: {files["t"]}; the rest random',
+    }
+    assert said(found.warnings, 'nothing loads its weights')
+    found = diagnose(
+        path,
+        {'model.teacher_ckpt': files['t'], 'load_from': files['s']},
+    )
+    assert found.weights['teacher'] == f'teacher_ckpt: {files["t"]}'
+    assert not said(found.warnings, 'nothing loads its weights')
+
+    # mmrazor's own algorithm saves the teacher.
+    path = write(algorithm('SingleTeacherDistill'))
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = build_algorithm(Config.fromfile(path))
+    torch.save(dict(state_dict=model.state_dict()), files['all'])
+    found = diagnose(path, {'load_from': files['all']})
+    assert found.weights['teacher'] == f'load_from: {files["all"]}'
+    assert not said(found.warnings, 'nothing loads its weights')
+
+
+def test_another_device(write, monkeypatch):
+    """Mixed precision is left out, where it would not work."""
+    monkeypatch.setattr(doctor, 'get_device', lambda: 'cuda')
+    path = write(
+        algorithm(),
+        optim_wrapper=dict(
+            type='AmpOptimWrapper',
+            dtype='float16',
+            optimizer=dict(type='SGD', lr=1e-8),
+        ),
+    )
+    found = diagnose(path, device='cpu')
+    assert found.errors == []
+    assert said(found.warnings, 'AmpOptimWrapper', 'on "cpu" leaves out')
 
 
 def test_config_that_cannot_be_built(write, tmp_path):
@@ -585,7 +721,7 @@ def test_trained_teacher(write, classification, tmp_path):
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         teacher = MODELS.build(cfg.model.teacher)
-        batch = load_batch(cfg, 0)
+        batch = first_batch(build_train_loader(cfg, 0))
     teacher.init_weights()
     checkpoint = str(tmp_path / 'teacher.pth')
     torch.save(teacher.state_dict(), checkpoint)

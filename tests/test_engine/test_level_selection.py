@@ -295,14 +295,37 @@ def test_wrong_hook_options_are_named(options):
         LevelSelectionHook(**options)
 
 
-@pytest.mark.slow
-def test_two_ranks_stay_equal(digits, tmp_path):
-    """With levels that no image of a rank chooses, under DDP and gloo."""
+def on_two_ranks(folder: Path, configs: list[Config]) -> tuple[list, list]:
+    """Trains one after the other; returns what each rank has then."""
+    files = [folder / f'{index}.py' for index in range(len(configs))]
+    for cfg, file in zip(configs, files, strict=True):
+        cfg.dump(file)
+    outs = [str(folder / f'rank_{rank}.pth') for rank in range(2)]
+    script = str(Path(__file__).with_name('train_on_two_ranks.py'))
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, script, folder / 'store', out, str(rank), *files],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder,
+        )
+        for rank, out in enumerate(outs)
+    ]
+    for rank in ranks:
+        output, _ = rank.communicate(timeout=600)
+        assert rank.returncode == 0, output[-3000:]
+    one, other = (torch.load(out, weights_only=False) for out in outs)
+    return one, other
+
+
+def two_rank_config(digits: Path, work_dir: Path, **chooser: Any) -> Config:
     cfg = config(
         digits,
-        tmp_path / 'work',
+        work_dir,
         2,
-        dict(probe_interval=1),
+        # Two iterations an epoch: the buffer is not empty at its end.
+        dict(probe_interval=1, update_interval=3),
         grad_norm=dict(alpha=0.5),
         connector=dict(
             type='MGDGenerator',
@@ -311,37 +334,64 @@ def test_two_ranks_stay_equal(digits, tmp_path):
             lambda_mgd=0.5,
         ),
     )
-    loss = cfg.model.distiller.distill_losses.loss_levels
-    loss.selector = dict(type='RandomLevels', rate=0.3)
-    cfg.dump(tmp_path / 'random.py')
-    loss.selector = dict(type='PPOLevels', lambda_cost=0.5, lr=0.01)
-    cfg.dump(tmp_path / 'ppo.py')
-    script = str(Path(__file__).with_name('train_on_two_ranks.py'))
-    for name in ('ppo', 'random'):
-        arguments = [str(tmp_path / f'{name}.py'), str(tmp_path / name)]
-        outs = [str(tmp_path / f'{name}_{rank}.pth') for rank in range(2)]
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, script, *arguments, out, str(rank)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                cwd=tmp_path,
-            )
-            for rank, out in enumerate(outs)
-        ]
-        for rank in ranks:
-            output, _ = rank.communicate(timeout=300)
-            assert rank.returncode == 0, output[-3000:]
-        one, other = map(torch.load, outs)
-        for key in ('grad_norm', 'student', 'selector'):
-            for part, value in one[key].items():
-                # Running statistics of images are each rank's own.
-                if 'running_' in part or part.endswith('num_excluded'):
-                    continue
-                assert torch.equal(
-                    value.nan_to_num(), other[key][part].nan_to_num()
-                ), (name, key, part)
-        assert one['held'] is False
-        if name == 'ppo':
-            assert one['updates'] == other['updates'] == 2
+    cfg.randomness = dict(seed=0, diff_rank_seed=True)
+    cfg.model.distiller.distill_losses.loss_levels.selector = chooser
+    return cfg
+
+
+PPO = dict(type='PPOLevels', lambda_cost=0.5, lr=0.01, remembers=True)
+
+
+def resumed_config(digits: Path, work_dir: Path, **chooser: Any) -> Config:
+    cfg = two_rank_config(digits, work_dir, **chooser)
+    cfg.resume = True
+    cfg.experiment_name = f'{work_dir.name}_again'
+    cfg.visualizer.name = cfg.experiment_name
+    return cfg
+
+
+@pytest.mark.slow
+def test_two_ranks_stay_equal_and_resume(digits, tmp_path):
+    """With levels that no image of a rank chooses, under DDP and gloo."""
+    half = two_rank_config(digits, tmp_path / 'half', **PPO)
+    half.custom_hooks.append(dict(type='mmengine.StopInSecondEpoch'))
+    random = dict(type='RandomLevels', rate=0.3)
+    ranks = on_two_ranks(
+        tmp_path,
+        [
+            two_rank_config(digits, tmp_path / 'straight', **PPO),
+            half,
+            resumed_config(digits, tmp_path / 'half', **PPO),
+            two_rank_config(digits, tmp_path / 'random', **random),
+        ],
+    )
+    for runs in ranks:
+        for found in runs:
+            # Running statistics of the student's images are each rank's own,
+            # and mmengine's checkpoints have the first one's only.
+            for key in [k for k in found['student'] if 'running_' in k]:
+                del found['student'][key]
+        straight, _, resumed, _ = map(flat, runs)
+        assert resumed == straight
+        assert straight['held'] is False
+        assert straight['updates'] == 1
+    assert flat(ranks[0]) == flat(ranks[1])
+    buffer = saved_buffer(tmp_path / 'half')
+    assert len(buffer) == 4, 'two iterations of both ranks'
+    images = [record['images'] for record in buffer]
+    assert len(torch.cat(images).unique()) == 16, 'all images, once each'
+
+    # Alone, with all that both had seen.
+    cfg = resumed_config(digits, tmp_path / 'half', **PPO)
+    cfg.load_from = str(tmp_path / 'half' / 'epoch_1.pth')
+    cfg.experiment_name = cfg.visualizer.name = 'alone'
+    alone = selector(run(cfg))
+    assert alone.updates == 2
+    assert len(alone.memory.state()['images']) == 16
+
+
+def saved_buffer(work_dir: Path) -> list[dict[str, torch.Tensor]]:
+    checkpoint = torch.load(
+        work_dir / 'epoch_1.pth', map_location='cpu', weights_only=False
+    )
+    return checkpoint['level_selection']['selector']['buffer']

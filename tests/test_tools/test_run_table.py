@@ -95,7 +95,10 @@ class Run:
 
     def __call__(self, table: Path, *options: str) -> int | str:
         """Runs the tool; returns what it hands to ``sys.exit``."""
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {
+            number: signal.getsignal(number)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
         argv, sys.argv = sys.argv, [
             'run_table.py', str(table), '--out', str(self.out),
             '--data-root', str(self.data), *options,
@@ -106,7 +109,8 @@ class Run:
             return end.code
         finally:
             sys.argv = argv
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         return 0
 
     def lines(self) -> dict[str, dict]:
@@ -317,7 +321,7 @@ def test_ctrl_c_stops_what_is_running(run_table, digits, tmp_path, capsys):
         thread.join()
     assert status == 130
     assert 'The same command goes on' in capsys.readouterr().out
-    assert 'Stopped by hand at epoch' in log.read_text()
+    assert 'Stopped by SIGTERM at epoch' in log.read_text()
     assert not (log.parent / 'result.json').exists()
 
 
@@ -351,6 +355,20 @@ def test_fingerprint_is_of_the_run_and_not_of_the_folders(run_table, tmp_path):
     prints = [cell.fingerprint for cell in here]
     assert prints == [cell.fingerprint for cell in there]
     assert len(set(prints)) == 5
+
+
+def test_fingerprint_stays_with_and_without_watching(run_table, tmp_path):
+    """Results stay valid when a hook comes or goes that only watches."""
+    kept = dict(type='kdvit_mm.EpochSeedHook')
+    watching = dict(type='kdvit_mm.DistillWatchHook')
+    found = []
+    for i, hooks in enumerate(([kept, watching], [kept], [watching], None)):
+        config = tmp_path / str(i) / 'config.py'
+        config.parent.mkdir()
+        config.write_text('' if hooks is None else f'custom_hooks = {hooks}')
+        cell = run_table.Cell('a', 0, tmp_path, config, {}, {})
+        found.append(cell.fingerprint)
+    assert found[0] == found[1] != found[2] == found[3]
 
 
 def test_statistics_by_hand():

@@ -1,8 +1,10 @@
-"""Examines a distillation config on one real batch and says what is wrong.
+"""Examines a distillation config in a few steps and says what is wrong.
 
 ``python tools/analysis/doctor.py CONFIG`` ends with status 1 if the config
 cannot train. See ``docs/doctor.md``.
 """
+
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
 
 import argparse
 import sys
@@ -15,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-import kdvit_mm  # noqa: F401
 from kdvit_mm.analysis.doctor import Findings, LossInfo, ModelInfo, diagnose
 
 
@@ -32,7 +33,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--depth', type=int, default=2, help='levels of nested modules to list'
     )
-    parser.add_argument('--device', default='cpu', help='where to run')
+    parser.add_argument(
+        '--device', help='where to run; by default where training would'
+    )
     return parser.parse_args()
 
 
@@ -77,6 +80,11 @@ def size_table(findings: Findings) -> Table:
             if model
         ),
     )
+
+
+def weight_table(findings: Findings) -> Table:
+    """Whose weights are loaded from where."""
+    return table('weights', ('model', 'loaded from'), findings.weights.items())
 
 
 def recorder_table(findings: Findings) -> Table:
@@ -135,6 +143,8 @@ def show(findings: Findings) -> None:
     if findings.teacher:
         console.print(module_table('teacher', findings.teacher))
         console.print(size_table(findings))
+    if findings.weights:
+        console.print(weight_table(findings))
     if findings.recorders:
         console.print(recorder_table(findings))
     if findings.losses:

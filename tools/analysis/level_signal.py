@@ -8,6 +8,8 @@ also by what was measured of the image at the checkpoints named before.
 See ``docs/level_selection.md``.
 """
 
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+
 import argparse
 import json
 import sys
@@ -20,7 +22,6 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from prettytable import PrettyTable
 
-import kdvit_mm  # noqa: F401  mends the stack before anything is built
 from kdvit_mm.analysis.level_signal import (
     Report,
     Signal,
@@ -230,7 +231,7 @@ def main() -> None:
     MMLogger.get_current_instance().setLevel('ERROR')
     try:
         cfg, level_loss = read_config(args)
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        init_default_scope(cfg.get('default_scope') or 'mmengine')
         dataloader = build_dataloader(cfg, args.split)
         reports: dict[str, Report] = {}
         earlier: list[Signal] = []

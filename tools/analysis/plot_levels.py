@@ -7,6 +7,8 @@ quality over cost. With ``--config``, ``--checkpoint`` and ``--images``:
 pictures with the levels chosen for them. See ``docs/level_selection.md``.
 """
 
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+
 import argparse
 import os
 import sys
@@ -24,7 +26,6 @@ from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-import kdvit_mm  # noqa: F401  mends the stack before anything is built
 from kdvit_mm.analysis.level_signal import (
     build_algorithm,
     build_dataloader,
@@ -185,6 +186,11 @@ def saved_selector(work_dir: Path) -> dict:
     return selected_loss_config(cfg).selector
 
 
+def _class_name(kind: str | type) -> str:
+    name = kind if isinstance(kind, str) else kind.__name__
+    return name.rpartition('.')[2]
+
+
 def draw_frontier(runs: dict[str, Path]) -> Figure:
     """Draws quality over cost of all runs that have both."""
     found: dict[str, tuple[dict, list[dict]]] = {}
@@ -205,7 +211,7 @@ def draw_frontier(runs: dict[str, Path]) -> Figure:
         [
             operation(
                 name,
-                str(selector['type']).removeprefix('kdvit_mm.'),
+                _class_name(selector['type']),
                 selector.get('lambda_cost', 0.0),
                 decisions,
                 deviation or 1.0,
@@ -222,7 +228,7 @@ def plot_images(plots: Plots, args: argparse.Namespace) -> None:
     cfg.merge_from_dict(data_options(Path(args.config), args.data_root))
     cfg.merge_from_dict(args.cfg_options)
     selected_loss_config(cfg)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
     dataloader = build_dataloader(cfg, args.split)
     algorithm = build_algorithm(cfg)
     missing = load_trained(algorithm, args.checkpoint)

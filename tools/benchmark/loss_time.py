@@ -13,6 +13,8 @@ Views are free, repeated elements count once, and what an operator does inside
 is not seen.
 """
 
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+
 import argparse
 import gc
 import math

@@ -5,6 +5,8 @@ cell is not run again, an interrupted one is resumed: after a crash or Ctrl-C
 the same command goes on.
 """
 
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+
 import argparse
 import copy
 import fcntl
@@ -13,7 +15,6 @@ import json
 import os
 import platform
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
 
+from kdvit_mm.analysis.configs import ConfigError
 from kdvit_mm.analysis.table import (
     Line,
     Row,
@@ -47,14 +49,21 @@ from kdvit_mm.analysis.timing import (
     time_in_turn,
 )
 from kdvit_mm.datasets.preparation import data_options, prepare_data
+from kdvit_mm.processes import (
+    Stopped,
+    end_children,
+    start_child,
+    stop_on_signals,
+)
 from kdvit_mm.visualization import read_scalars
 
 ROOT = Path(__file__).resolve().parents[2]
 # Data sets that are made or looked for before the first cell.
 DATA = {'data/digit_scenes': 'digits', 'data/bccd': 'bccd'}
 TEACHER_SEED = 0
+# Hooks that change nothing of a result.
+WATCHING = {'kdvit_mm.DistillWatchHook'}
 POLL_SECONDS = 0.2
-STOP_SECONDS = 60
 SHOWN_LINES = 15
 # What mmengine logs of every validation, whatever its metrics.
 TIMES = {'step', 'time', 'data_time'}
@@ -174,6 +183,10 @@ class Cell:
         seed = {'randomness.seed': self.seed}
         options = _write_options(self.options | needed | seed)
         content = _resolve(self.config, options).to_dict()
+        hooks = content.pop('custom_hooks', None) or []
+        hooks = [hook for hook in hooks if hook.get('type') not in WATCHING]
+        if hooks:
+            content['custom_hooks'] = hooks
         if self.given:
             content['given'] = Path(self.given).name
         text = json.dumps(content, sort_keys=True, default=str)
@@ -445,7 +458,7 @@ class Pool:
                         self._try(cell)
                 time.sleep(POLL_SECONDS)
         finally:
-            self._stop()
+            end_children(*(job.process for job in self.running))
         return self.failed
 
     def _try(self, cell: Cell) -> None:
@@ -473,15 +486,13 @@ class Pool:
         (cell.folder / 'fingerprint').write_text(cell.fingerprint)
         slot = self.free.pop(0)
         with (cell.folder / 'output.log').open('a') as output:
-            process = subprocess.Popen(
+            process = start_child(
                 cell.command(),
                 env=slot,
-                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C reaches it through this process alone, and once.
-                start_new_session=True,
-                # Should this process be killed, its orphan keeps the lock.
+                # Should this process be killed, its orphan keeps the lock for
+                # as long as it takes it to stop.
                 pass_fds=[lock.fileno()],
             )
         return Job(cell, process, lock, slot, time.time())
@@ -541,16 +552,6 @@ class Pool:
     def _fail(self, cell: Cell, why: str) -> None:
         self.failed.append(cell)
         print(f'{cell} failed, see {cell.folder}:\n{why}', flush=True)
-
-    def _stop(self) -> None:
-        """Ends what is still running, as Ctrl-C would."""
-        for job in self.running:
-            job.process.send_signal(signal.SIGINT)
-        for job in self.running:
-            try:
-                job.process.wait(STOP_SECONDS)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                os.killpg(job.process.pid, signal.SIGKILL)
 
 
 def measure(table: Table, cells: list[Cell], rounds: int, file: Path) -> None:
@@ -674,8 +675,7 @@ def list_facts(
 
 def main() -> None:
     """Runs, measures and reports."""
-    # A scheduler's end is as clean as Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_on_signals()
     args = parse_args()
     failed: list[Cell] = []
     timing_file = args.out / 'timing.json'
@@ -694,11 +694,11 @@ def main() -> None:
             if args.timing_rounds and whole:
                 measure(table, cells, args.timing_rounds, timing_file)
         lines = make_lines(table, cells)
-    except (TableError, FileNotFoundError) as error:
+    except (TableError, ConfigError, FileNotFoundError) as error:
         sys.exit(str(error))
-    except KeyboardInterrupt:
-        print('Stopped by hand. The same command goes on.')
-        sys.exit(130)
+    except Stopped as signal:
+        print(f'Stopped by {signal}. The same command goes on.')
+        sys.exit(signal.status)
     timing = None
     if timing_file.is_file():
         timing = json.loads(timing_file.read_text())

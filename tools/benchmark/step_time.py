@@ -7,6 +7,8 @@ the ratios within a round. With --levels the bound is a step that distils all
 pyramid levels, and the rows are what the choice among them adds to it.
 """
 
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+
 import argparse
 import copy
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from kdvit_mm.models.algorithms import LeanTeacherDistill
 from kdvit_mm.models.selectors import AllLevels
 from kdvit_mm.models.selectors.benefits import find_selected_loss, image_losses
 from kdvit_mm.models.selectors.memory import image_keys
+from kdvit_mm.models.utils.cfg_path import resolve_cfg_path
 from kdvit_mm.registry import MODELS
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -83,17 +86,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_model(path: str) -> dict:
-    """Model config of mmdet without pre-trained weights."""
-    package, _, name = path.partition('::')
-    if name:
-        import mmengine.hub
-
-        cfg = mmengine.hub.get_config(path)
-    else:
-        cfg = Config.fromfile(package)
-    model = copy.deepcopy(cfg.model)
+    """Model of a config file, without pre-trained weights."""
+    model = resolve_cfg_path({'cfg_path': path})
     model.backbone.pop('init_cfg', None)
-    model.update(_scope_=cfg.default_scope)
     return model
 
 

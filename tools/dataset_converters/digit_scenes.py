@@ -1,6 +1,8 @@
 # Copyright (c) kdvit_mm contributors. All rights reserved.
 """Make the data set of digit scenes, and show how large its objects are."""
 
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+
 import argparse
 import json
 import sys

@@ -1,9 +1,11 @@
 """Creates or completes a virtual environment of the checkout.
 
-``python tools/misc/setup_env.py torch211`` makes ``.venv`` (Python 3.11,
-torch 2.11), ``torch21`` makes ``.venv-torch21`` (Python 3.10, torch 2.1.2).
-Everything comes from the package index in the versions of
-``requirements/lock``. Nothing is done when nothing has changed.
+``python tools/misc/setup_env.py torch211`` makes ``.venv`` (torch 2.11),
+``torch21`` makes ``.venv-torch21`` (torch 2.1.2) and ``latest`` makes
+``.venv-latest`` (the newest torch that mmcv builds against), each with the
+first Python of ``ENVIRONMENTS`` that this machine has. Everything comes from
+the package index in the versions of ``requirements/lock``. Nothing is done
+when nothing has changed.
 
 mmcv is built from source once per Python and torch and kept in the user's
 cache: pip's own cache does not know which torch a wheel was built against.
@@ -21,39 +23,43 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / 'requirements'
 ENVIRONMENTS = {
-    'torch211': (ROOT / '.venv', 'python3.11'),
-    'torch21': (ROOT / '.venv-torch21', 'python3.10'),
+    'torch211': (ROOT / '.venv', ('3.11', '3.12', '3.10', '3.13')),
+    'torch21': (ROOT / '.venv-torch21', ('3.10', '3.11')),
+    'latest': (ROOT / '.venv-latest', ('3.12',)),
 }
 MMCV = 'mmcv==2.1.0'
+BUILD_HOOK = ROOT / 'tools' / 'misc' / 'mmcv_build'
 
 
-def find_python(name: str) -> str:
-    """Finds an interpreter such as ``python3.11`` that really starts."""
-    version = name.removeprefix('python')
-    candidates = [sys.executable, name]
+def find_python(versions: tuple[str, ...]) -> str:
+    """Finds the first of ``versions``, such as '3.11', that really starts."""
     pyenv = Path(os.environ.get('PYENV_ROOT', Path.home() / '.pyenv'))
-    candidates += map(str, pyenv.glob(f'versions/{version}.*/bin/python'))
-    check = 'import sys; print("%d.%d" % sys.version_info[:2])'
-    for candidate in candidates:
-        try:
-            found = subprocess.run(
-                [candidate, '-c', check], capture_output=True, text=True
-            )
-        except OSError:
-            continue
-        if found.stdout.strip() == version:
-            return candidate
+    check = 'import ensurepip, sys; print("%d.%d" % sys.version_info[:2])'
+    for version in versions:
+        candidates = [sys.executable, f'python{version}']
+        candidates += map(str, pyenv.glob(f'versions/{version}.*/bin/python'))
+        for candidate in candidates:
+            try:
+                found = subprocess.run(
+                    [candidate, '-c', check], capture_output=True, text=True
+                )
+            except OSError:
+                continue
+            if found.stdout.strip() == version:
+                return candidate
+    names = ' or '.join(f'python{version}' for version in versions)
     sys.exit(
-        f'Python {version} was not found. Install it, or put it on PATH as '
-        f'{name}, and run the command again.'
+        f'{names} was not found. Install one of them, or put it on PATH, and '
+        'run the command again.'
     )
 
 
 def fingerprint(lock: Path) -> str:
     """Digest of everything that decides what the environment holds."""
     digest = hashlib.sha256()
-    files = [lock, Path(__file__), ROOT / 'setup.py']
-    files += [ROOT / 'pyproject.toml', *sorted(REQUIREMENTS.glob('*.txt'))]
+    files = [lock, Path(__file__), *BUILD_HOOK.glob('*.py')]
+    files += [ROOT / 'setup.py', ROOT / 'pyproject.toml']
+    files += sorted(REQUIREMENTS.glob('*.txt'))
     for file in files:
         digest.update(file.read_bytes())
     return digest.hexdigest()
@@ -67,7 +73,7 @@ class Environment:
     """
 
     def __init__(self, name: str) -> None:
-        self.folder, self.interpreter = ENVIRONMENTS[name]
+        self.folder, self.versions = ENVIRONMENTS[name]
         self.lock = REQUIREMENTS / 'lock' / f'{name}.txt'
         self.stamp = self.folder / 'kdvit_mm.stamp'
 
@@ -76,9 +82,10 @@ class Environment:
         """Path of the environment's interpreter."""
         return str(self.folder / 'bin' / 'python')
 
-    def run(self, *command: str) -> None:
+    def run(self, *command: str, **variables: str) -> None:
         """Runs the environment's interpreter; failing ends the set-up."""
         env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
+        env |= variables
         done = subprocess.run([self.python, *command], cwd=ROOT, env=env)
         if done.returncode:
             sys.exit(
@@ -86,9 +93,10 @@ class Environment:
                 'above; the same command goes on from here.'
             )
 
-    def pip(self, *arguments: str) -> None:
-        """Runs pip under the lock file."""
-        self.run('-m', 'pip', '--disable-pip-version-check', *arguments)
+    def pip(self, *arguments: str, **variables: str) -> None:
+        """Runs pip."""
+        pip = ('-m', 'pip', '--disable-pip-version-check')
+        self.run(*pip, *arguments, **variables)
 
     def install(self, *arguments: str) -> None:
         """Installs packages in the versions of the lock file."""
@@ -118,13 +126,17 @@ class Environment:
         return wheels
 
     def build_mmcv(self, wheels: Path) -> None:
-        """Builds mmcv's wheel with its compiled operators."""
-        os.environ['MMCV_WITH_OPS'] = '1'
+        """Builds mmcv's wheel with its compiled operators.
+
+        Without debug information, with which the compiler takes twice as long.
+        """
         wheels.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=wheels.parent) as folder:
             self.pip(
                 'wheel', '-q', '--no-build-isolation', '--no-deps',
                 '--no-cache-dir', '--no-binary', 'mmcv', '-w', folder, MMCV,
+                MMCV_WITH_OPS='1', PYTHONPATH=str(BUILD_HOOK),
+                CFLAGS='-g0', CXXFLAGS='-g0',
             )  # fmt: skip
             wheels.mkdir(exist_ok=True)
             for wheel in Path(folder).glob('*.whl'):
@@ -136,8 +148,9 @@ class Environment:
         if self.stamp.is_file() and self.stamp.read_text() == state:
             return
         if not Path(self.python).exists():
-            python = find_python(self.interpreter)
-            subprocess.run([python, '-m', 'venv', self.folder], check=True)
+            python = find_python(self.versions)
+            command = [python, '-m', 'venv', '--clear', str(self.folder)]
+            subprocess.run(command, check=True)
         print(f'setting up {self.folder.name}')
         self.install('pip', 'setuptools', 'wheel', 'ninja', 'psutil')
         self.install('torch', 'torchvision', 'numpy')

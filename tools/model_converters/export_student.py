@@ -1,23 +1,24 @@
 """Takes the student out of a distillation checkpoint.
 
 The result is an ordinary mmdet, mmseg or mmpretrain checkpoint for an
-ordinary config. It is loaded strictly before it is written.
+ordinary config, which it holds too. It is loaded strictly before it is
+written.
 """
+
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
 
 import argparse
 import sys
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import _load_checkpoint
-from torch import nn
 
-import kdvit_mm  # noqa: F401  mends the stack before anything is built
-
-PREFIX = 'architecture.'
+from kdvit_mm.analysis.configs import model_config
+from kdvit_mm.models.utils.checkpoint_kind import STUDENT, student_weights
+from kdvit_mm.models.utils.student_config import plain_text, student_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,57 +34,50 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def build_student(checkpoint: dict, config: str | None) -> nn.Module:
-    """Builds the plain student that the weights must fit.
+def plain_config(checkpoint: dict, config: str | None) -> Config:
+    """Finds the plain config of the student.
 
     Args:
         checkpoint (dict): The distillation checkpoint.
-        config (str | None): File of a plain config.
+        config (str | None): File of a plain config, or None to take the
+            student of the checkpoint's own config.
 
     Returns:
-        nn.Module: The student without its trained weights.
+        Config: The plain config.
     """
     if config is not None:
-        cfg = Config.fromfile(config)
-        student = cfg.model
-    else:
-        text = checkpoint.get('meta', {}).get('cfg')
-        if text is None:
-            sys.exit(
-                'the checkpoint holds no config: give the plain config of '
-                'the student with --config.'
-            )
-        cfg = Config.fromstring(text, '.py')
-        student = cfg.model.architecture
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    student.pop('init_cfg', None)
-    return MODELS.build(student)
+        return student_config(Config.fromfile(config))
+    text = checkpoint.get('meta', {}).get('cfg')
+    if text is None:
+        sys.exit(
+            'the checkpoint holds no config: give the plain config of '
+            'the student with --config.'
+        )
+    return student_config(Config.fromstring(text, '.py'))
 
 
 def main() -> None:
     """Exports, checks and writes the student."""
     args = parse_args()
     checkpoint = _load_checkpoint(args.checkpoint, map_location='cpu')
-    state = checkpoint.get('state_dict', checkpoint)
-    student_state = OrderedDict(
-        (key.removeprefix(PREFIX), value)
-        for key, value in state.items()
-        if key.startswith(PREFIX)
-    )
-    if not student_state:
+    state = student_weights(checkpoint.get('state_dict', checkpoint))
+    if not state:
         sys.exit(
-            f'{args.checkpoint} has no "{PREFIX}" weights: it is not a '
+            f'{args.checkpoint} has no "{STUDENT}" weights: it is not a '
             'distillation checkpoint, and may be a student already.'
         )
+    cfg = plain_config(checkpoint, args.config)
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
     try:
-        build_student(checkpoint, args.config).load_state_dict(student_state)
+        MODELS.build(model_config(cfg)).load_state_dict(state)
     except RuntimeError as error:
         sys.exit(f'the student does not fit its plain config: {error}')
     meta = checkpoint.get('meta', {})
     kept = {k: meta[k] for k in ('dataset_meta', 'epoch', 'iter') if k in meta}
+    kept['cfg'] = plain_text(cfg)
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-    torch.save({'meta': kept, 'state_dict': student_state}, args.out)
-    print(f'{len(student_state)} weights written to {args.out}')
+    torch.save({'meta': kept, 'state_dict': state}, args.out)
+    print(f'{len(state)} weights written to {args.out}')
 
 
 if __name__ == '__main__':

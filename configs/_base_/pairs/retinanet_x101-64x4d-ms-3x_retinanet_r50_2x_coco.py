@@ -1,4 +1,4 @@
-# The teacher whose weights the configs of MGD and FreeKD name.
+# The teacher whose weights the official configs of FreeKD name.
 _base_ = [
     'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py',
     '../runtime/plugin.py',

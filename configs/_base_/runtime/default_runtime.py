@@ -7,7 +7,10 @@ default_hooks = dict(
     checkpoint=dict(
         type='mmengine.CheckpointHook', interval=1, max_keep_ckpts=2),
     sampler_seed=dict(type='mmengine.DistSamplerSeedHook'))
-custom_hooks = [dict(type='kdvit_mm.EpochSeedHook')]
+custom_hooks = [
+    dict(type='kdvit_mm.EpochSeedHook'),
+    dict(type='kdvit_mm.DistillWatchHook'),
+]
 
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -26,12 +26,13 @@ def needed() -> bool:
 
 
 def apply(module: ModuleType) -> None:
-    """Mends the writer, the hook, the loader or the look-up."""
+    """Patches the writer, the hook, the loader or the look-up."""
     {
         'mmengine.fileio.backends.local_backend': _patch_put,
         'mmengine.hooks.checkpoint_hook': _patch_hook,
+        'mmengine.runner': _patch_look_up,
         'mmengine.runner.checkpoint': _patch_loader,
-        'mmengine.runner.runner': _patch_runner,
+        'mmengine.runner.runner': _patch_look_up,
     }[module.__name__](module)
 
 
@@ -136,5 +137,5 @@ def _patch_loader(module: Any) -> None:
     loader.load_checkpoint = classmethod(load_intact)
 
 
-def _patch_runner(module: Any) -> None:
+def _patch_look_up(module: Any) -> None:
     module.find_latest_checkpoint = find_intact_checkpoint

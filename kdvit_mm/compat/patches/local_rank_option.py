@@ -1,7 +1,7 @@
-"""Scripts that know only ``--local_rank`` take ``--local-rank`` as well.
+"""mmrazor's scripts, which know ``--local_rank``, take ``--local-rank`` too.
 
-Breaks: ``python -m torch.distributed.launch`` and ``mim train mmrazor
---launcher pytorch`` stop with "unrecognized arguments: --local-rank=0".
+Breaks: ``mim train mmrazor --launcher pytorch`` stops with "unrecognized
+arguments: --local-rank=0".
 Since: torch 2.0 passes the option with a dash. Upstream: mmdet and mmseg
 declare both spellings, mmrazor's ``tools/train.py`` does not.
 Can go: when mmrazor's scripts declare both.
@@ -9,19 +9,26 @@ Can go: when mmrazor's scripts declare both.
 
 import argparse
 import functools
+import os
+import sys
 from types import ModuleType
 from typing import Any
 
 
 def needed() -> bool:
-    """Whether torch's launcher writes the option with a dash."""
+    """Whether this is a script of mmrazor, started by torch 2 or later."""
+    import mmrazor
     import torch
 
-    return int(torch.__version__.split('.')[0]) >= 2
+    tools = os.path.join(mmrazor.__path__[0], '.mim', 'tools')
+    script = os.path.realpath(sys.argv[0])
+    return script.startswith(os.path.realpath(tools) + os.sep) and (
+        int(torch.__version__.split('.')[0]) >= 2
+    )
 
 
 def apply(module: ModuleType) -> None:
-    """Lets every parser that declares the old spelling take the new one."""
+    """Lets a parser that declares the old spelling take the new one."""
     add_argument = argparse.ArgumentParser.add_argument
 
     @functools.wraps(add_argument)

@@ -1,5 +1,6 @@
 """Hooks."""
 
+from kdvit_mm.engine.hooks.distill_watch_hook import DistillWatchHook
 from kdvit_mm.engine.hooks.distillation_loss_detach_hook import (
     DistillationLossDetachHook,
 )
@@ -7,6 +8,7 @@ from kdvit_mm.engine.hooks.epoch_seed_hook import EpochSeedHook
 from kdvit_mm.engine.hooks.level_selection_hook import LevelSelectionHook
 
 __all__ = [
+    'DistillWatchHook',
     'DistillationLossDetachHook',
     'EpochSeedHook',
     'LevelSelectionHook',

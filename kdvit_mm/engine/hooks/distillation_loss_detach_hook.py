@@ -1,8 +1,11 @@
 """Ends distillation some epochs before training ends."""
 
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from kdvit_mm.registry import HOOKS
 
@@ -26,24 +29,64 @@ class DistillationLossDetachHook(Hook):
     def __init__(self, detach_epoch: int) -> None:
         self.detach_epoch = detach_epoch
 
-    def before_train_epoch(self, runner: Runner) -> None:
-        """Stops distillation once ``detach_epoch`` is reached.
+    def before_train(self, runner: Runner) -> None:
+        """Refuses to stop the only loss that there is.
+
+        Args:
+            runner (Runner): The runner.
 
         Raises:
             TypeError: If the model is not one of mmrazor's distillation
                 algorithms.
+            ValueError: If the algorithm has ``calculate_student_loss=False``
+                and distillation would stop before training ends.
         """
-        if runner.epoch < self.detach_epoch:
-            return
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
+        model = _unwrapped(runner.model)
         if not hasattr(model, 'distillation_stopped'):
             raise TypeError(
                 'DistillationLossDetachHook needs a distillation algorithm '
                 f'as model, but got {type(model).__name__}. Remove it from '
                 'custom_hooks.'
             )
-        if not model.distillation_stopped:
+        refuse_without_student_loss(runner, self, 'detach_epoch')
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Stops distillation once ``detach_epoch`` is reached.
+
+        Args:
+            runner (Runner): The runner.
+        """
+        model = _unwrapped(runner.model)
+        if runner.epoch >= self.detach_epoch and not (
+            model.distillation_stopped
+        ):
             runner.logger.info('Distillation has been stopped.')
             model.distillation_stopped = True
+
+
+def refuse_without_student_loss(runner: Runner, hook: Hook, key: str) -> None:
+    """Refuses a hook that would leave no loss at all.
+
+    Args:
+        runner (Runner): The runner.
+        hook (Hook): A hook that stops distillation at an epoch.
+        key (str): The hook's config key of that epoch.
+
+    Raises:
+        ValueError: If the model has ``calculate_student_loss=False`` and
+            distillation would stop before training ends.
+    """
+    model = _unwrapped(runner.model)
+    epoch = getattr(hook, key)
+    if epoch < runner.max_epochs and not model.calculate_student_loss:
+        raise ValueError(
+            f'{type(hook).__name__} stops distillation at epoch {epoch} '
+            f'({key}={epoch}), but with model.calculate_student_loss=False '
+            'there is no other loss to train on. Set '
+            'model.calculate_student_loss=True, or remove the hook from '
+            'custom_hooks.'
+        )
+
+
+def _unwrapped(model: nn.Module) -> Any:
+    return model.module if is_model_wrapper(model) else model

@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import get_rank, get_world_size, is_main_process
+from mmengine.dist import (
+    all_gather_object,
+    get_rank,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
@@ -110,13 +115,15 @@ class LevelSelectionHook(Hook):
         if is_model_wrapper(self.algorithm):
             self.algorithm = self.algorithm.module
         self.loss: SelectedLevelsLoss = find_selected_loss(self.algorithm)
-        own = {id(p) for p in self.loss.selector.parameters()}
-        for group in runner.optim_wrapper.param_groups:
+        selector = self.loss.selector
+        # One for all: with diff_rank_seed each rank built it with its own.
+        selector.seed = all_gather_object(selector.seed)[0]
+        own = {id(p) for p in selector.parameters()}
+        # In a test the optimiser is still a config.
+        for group in getattr(runner.optim_wrapper, 'param_groups', ()):
             group['params'] = [p for p in group['params'] if id(p) not in own]
         self.loss.measures_quality = bool(
-            self.loss.selector.learns
-            or self.loss.grad_norm is not None
-            or self.dump
+            selector.learns or self.loss.grad_norm is not None or self.dump
         )
         quality = self.loss.quality
         if isinstance(quality, InfluenceQuality):
@@ -214,9 +221,12 @@ class LevelSelectionHook(Hook):
         """
         if runner._resume and 'level_selection' in checkpoint:
             state = checkpoint['level_selection']
-            self.loss.selector.load_extra_state(state['selector'])
-            if isinstance(self.loss.quality, InfluenceQuality):
-                self.loss.quality.gradients = state['gradients']
+            selector = self.loss.selector
+            selector.load_extra_state(state['selector'])
+            gradients = state.get('gradients')
+            if gradients is not None:
+                device = selector.step.device
+                self.loss.quality.gradients = [g.to(device) for g in gradients]
 
     def _facts(self, decision: Decision) -> dict[str, float]:
         rate = decision.applied.float().mean(0)

@@ -1,8 +1,9 @@
 """Distillation from a frozen teacher that does no work in vain."""
 
-from collections import deque
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,14 +16,18 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder.module_outputs_recorder import (
     ModuleOutputsRecorder,
 )
-from mmrazor.models.task_modules.recorder.param_recorder import (
-    ParameterRecorder,
-)
 from mmrazor.models.utils import add_prefix
 from torch import nn
 
-from kdvit_mm.models.utils.explain import explain_failure
+from kdvit_mm.compat.patches.intact_records import (
+    OverwrittenRecord,
+    RecordBuffer,
+    guard_of,
+    tensors_of,
+)
+from kdvit_mm.models.utils.explain import explain_failure, missing_record
 from kdvit_mm.models.utils.random import isolated_rng
+from kdvit_mm.models.utils.samples import own_samples
 from kdvit_mm.models.utils.scope import in_own_scope
 from kdvit_mm.models.utils.teacher_weights import (
     compile_parts,
@@ -32,43 +37,34 @@ from kdvit_mm.models.utils.teacher_weights import (
 )
 from kdvit_mm.registry import MODELS
 
-
-class _LastRecordIn(Exception):
-    """Leaves the teacher's forward once all records are in."""
-
-
-class _Buffer(list):
-    """A recorder's buffer that reports every record."""
-
-    def __init__(self, notify: Callable[[], None]) -> None:
-        super().__init__()
-        self.notify = notify
-
-    def append(self, record: Any) -> None:
-        super().append(record)
-        self.notify()
+# Modes of a detector's, segmentor's or classifier's forward, in the order in
+# which they are tried for the teacher.
+MODES = ('loss', 'tensor', 'predict')
 
 
-class _Queue(deque):
-    """A delivery's queue that reports every item."""
+class _LastRecordIn(BaseException):
+    """Leaves the teacher's forward once all records are in.
 
-    notify: Callable[[], None]
-
-    def append(self, item: Any) -> None:
-        super().append(item)
-        self.notify()
+    No ``Exception``: a model may handle those.
+    """
 
 
 @MODELS.register_module()
 class LeanTeacherDistill(SingleTeacherDistill):
-    """Like mmrazor's ``SingleTeacherDistill``, less what is thrown away.
+    """Like mmrazor's ``SingleTeacherDistill``, without wasted work.
 
     The teacher is wholly in eval mode and its forward ends as soon as the last
-    record is in, whatever modules, methods or functions are recorded. It is
-    kept out of the checkpoints and rebuilt from ``teacher_ckpt`` on resume.
-    Building it, running it and computing the distill losses draw nothing from
-    the student's random stream: with every distill weight 0 the student is
-    trained exactly as it would be alone.
+    record is in, whatever modules, methods or functions are recorded. Where a
+    detector has no losses in eval mode, as DINO, it is run in the first mode
+    that gives all records.
+
+    The teacher is an attribute but no submodule: optimizers, weight averages,
+    hooks and checkpoints do not see it. It is rebuilt from ``teacher_ckpt`` on
+    resume, and shared by copies of the algorithm.
+
+    Building the teacher, running it and computing the distill losses draw
+    nothing from the student's random stream: with every distill weight 0 the
+    student is trained exactly as it would be alone.
 
     Args:
         architecture (dict | BaseModel): The student.
@@ -174,9 +170,42 @@ class LeanTeacherDistill(SingleTeacherDistill):
         self.compile_teacher = compile_teacher
         self._seed = seed
         self._steps = 0
+        self._shares_teacher = False
         self._teacher_is_prepared = False
-        self._register_state_dict_hook(_leave_out_teacher)
+        self._teacher_mode: str | None = None
+        self._register_state_dict_hook(_add_teacher)
         self.teacher.eval()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Keeps the teacher from becoming a submodule."""
+        if name == 'teacher':
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def __deepcopy__(self, memo: dict) -> 'LeanTeacherDistill':
+        """Copies all but the teacher, which copies share."""
+        for shared in chain(
+            self.teacher.modules(),
+            self.teacher.parameters(),
+            self.teacher.buffers(),
+        ):
+            memo[id(shared)] = shared
+        memo[id(self)] = new = type(self).__new__(type(self))
+        new.__dict__.update(copy.deepcopy(vars(self), memo))
+        new._shares_teacher = True
+        for recorder in new.distiller.teacher_recorders.recorders.values():
+            recorder.data_buffer.clear()
+        new.distiller.prepare_from_teacher(new.teacher)
+        return new
+
+    def _apply(
+        self, fn: Callable[[torch.Tensor], torch.Tensor], *args: Any
+    ) -> 'LeanTeacherDistill':
+        super()._apply(fn, *args)
+        if not self._shares_teacher:
+            self.teacher._apply(fn, *args)
+        return self
 
     def init_weights(self) -> None:
         """Initialises the student as if it were alone, then all the rest."""
@@ -210,21 +239,33 @@ class LeanTeacherDistill(SingleTeacherDistill):
 
         Raises:
             ValueError: If a distill loss cannot be computed; says which, on
-                what shapes and which connector would mend it.
+                what shapes and which connector makes them fit.
         """
         if self.distillation_stopped:
             return self._student_loss(batch_inputs, data_samples)
         seed = self._next_seed()
+        try:
+            return self._losses(seed, batch_inputs, data_samples)
+        except OverwrittenRecord as warning:
+            # Once in a run at most: what was overwritten is copied from now.
+            MMLogger.get_current_instance().warning(str(warning))
+            return self._losses(seed, batch_inputs, data_samples)
+
+    def _losses(self, seed: int, *batch: Any) -> dict[str, torch.Tensor]:
         with isolated_rng(seed):
-            self._run_teacher(batch_inputs, data_samples)
+            self._run_teacher(*batch)
         self.distiller.set_deliveries_override(True)
         with self.distiller.student_recorders, self.distiller.deliveries:
-            losses = self._student_loss(batch_inputs, data_samples)
+            losses = self._student_loss(*batch)
         with isolated_rng(seed + 1):
             try:
                 distill_losses = self.distiller.compute_distill_losses()
+            except OverwrittenRecord:
+                raise
             except Exception as error:
-                raise explain_failure(self.distiller, error) from error
+                raise explain_failure(
+                    self.distiller, error, self.student, self.teacher
+                ) from error
         losses.update(add_prefix(distill_losses, 'distill'))
         return losses
 
@@ -242,37 +283,64 @@ class LeanTeacherDistill(SingleTeacherDistill):
         step = MessageHub.get_current_instance().get_info('iter', self._steps)
         return self._seed + 1_000_003 * (int(step) + 1)
 
-    def _run_teacher(self, *batch: Any) -> None:
+    def _run_teacher(self, images: torch.Tensor, samples: Any) -> None:
         if not self._teacher_is_prepared:
-            self._prepare_teacher(*batch)
-        images, *rest = batch
+            self._prepare_teacher(images, samples)
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        if self.autocast_dtype:
-            dtype = getattr(torch, self.autocast_dtype)
-            with torch.autocast(images.device.type, dtype):
-                self._record(images, *rest)
-        else:
-            self._record(images, *rest)
-        if self.channels_last or self.inference_mode or self.autocast_dtype:
-            for (
-                recorder
-            ) in self.distiller.teacher_recorders.recorders.values():
-                if not isinstance(recorder, ParameterRecorder):
-                    records = recorder.data_buffer
-                    recorder._data_buffer = _map_tensors(records, self._settle)
+        with ExitStack() as stack:
+            if self.autocast_dtype:
+                dtype = getattr(torch, self.autocast_dtype)
+                stack.enter_context(torch.autocast(images.device.type, dtype))
+            self._record(images, samples)
 
     def _record(self, *batch: Any) -> None:
+        """Runs the teacher until the last record is in."""
         self.distiller.set_deliveries_override(False)
-        with ExitStack() as stack:
-            stack.enter_context(
-                torch.inference_mode()
-                if self.inference_mode
-                else torch.no_grad()
-            )
-            stack.enter_context(self._stopping_at_last_record())
-            stack.enter_context(suppress(_LastRecordIn))
-            self.teacher(*batch, mode='loss')
+        if self._teacher_mode is None:
+            self._teacher_mode = self._find_mode(*batch)
+        else:
+            self._run_mode(self._teacher_mode, *batch)
+
+    def _find_mode(self, *batch: Any) -> str:
+        """Runs the teacher in the first mode that gives all records.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        problems: dict[str, str] = {}
+        for mode in MODES:
+            try:
+                self._run_mode(mode, *batch)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except Exception as error:
+                problems[mode] = f'{type(error).__name__}: {error}'
+                continue
+            missing = missing_record(self.distiller, self.teacher)
+            if missing is None:
+                if problems:
+                    MMLogger.get_current_instance().info(
+                        f'The teacher is run in mode "{mode}": in mode '
+                        f'"{MODES[0]}" it stops with {problems[MODES[0]]}'
+                    )
+                return mode
+            problems[mode] = missing
+        lines = [f'mode "{mode}": {text}' for mode, text in problems.items()]
+        raise ValueError(
+            f'the teacher ({type(self.teacher).__name__}) does not get to its '
+            'last record.\n' + '\n'.join(lines)
+        )
+
+    def _run_mode(self, mode: str, images: torch.Tensor, samples: Any) -> None:
+        # What a teacher writes into its samples must not reach the student.
+        samples = own_samples(samples)
+        with (
+            torch.inference_mode() if self.inference_mode else torch.no_grad(),
+            self._stopping_at_last_record(),
+            suppress(_LastRecordIn),
+        ):
+            self.teacher(images, samples, mode=mode)
 
     @contextmanager
     def _stopping_at_last_record(self) -> Iterator[None]:
@@ -294,24 +362,27 @@ class LeanTeacherDistill(SingleTeacherDistill):
             ):
                 raise _LastRecordIn
 
-        listening = [
-            recorder
-            for recorder in recorders.values()
-            if not isinstance(recorder, ParameterRecorder)
-        ]
-        for recorder in listening:
-            recorder.reset_data_buffer = _buffer_setter(recorder, notify)
         for delivery in deliveries:
-            delivery.data_queue = _Queue(maxlen=delivery.max_keep_data)
+            delivery.data_queue.clear()
             delivery.data_queue.notify = notify
         with self.distiller.teacher_recorders, self.distiller.deliveries:
-            for recorder in listening:
-                del recorder.reset_data_buffer
+            buffers = [
+                recorder.data_buffer
+                for recorder in recorders.values()
+                if isinstance(recorder.data_buffer, RecordBuffer)
+            ]
+            for buffer in buffers:
+                buffer.notify = notify
+                if self.channels_last or self.autocast_dtype:
+                    buffer.settle = self._settle
             try:
                 yield
             finally:
-                for recorder in listening:
-                    recorder._data_buffer = list(recorder.data_buffer)
+                for listener in (
+                    *buffers,
+                    *(d.data_queue for d in deliveries),
+                ):
+                    listener.notify = None
 
     def _wanted_records(self) -> dict[str, int] | None:
         """Records that the losses need by recorder, or None if unknown."""
@@ -342,23 +413,31 @@ class LeanTeacherDistill(SingleTeacherDistill):
                 self._record(*batch)
                 before = [t.clone() for t in self._teacher_tensors()]
                 fold_batch_norm(self.teacher, recorded)
+                self._relearn_overwriting()
                 self._record(*batch)
             _check_folding(before, self._teacher_tensors())
         if self.channels_last:
             self.teacher.to(memory_format=torch.channels_last)
         if self.compile_teacher:
             compile_parts(self.teacher, recorded)
+            self._relearn_overwriting()
+
+    def _relearn_overwriting(self) -> None:
+        """Other operations may work in place now."""
+        for recorder in self.distiller.teacher_recorders.recorders.values():
+            guard_of(recorder, recorder.source).relearn()
+        for delivery in self.distiller.deliveries.deliveries.values():
+            delivery.data_queue.guard.relearn()
 
     def _teacher_tensors(self) -> list[torch.Tensor]:
-        tensors: list[torch.Tensor] = []
-        for recorder in self.distiller.teacher_recorders.recorders.values():
-            _map_tensors(recorder.data_buffer, tensors.append)
-        return tensors
+        return [
+            tensor
+            for recorder in self.distiller.teacher_recorders.recorders.values()
+            for tensor in tensors_of(recorder.data_buffer)
+        ]
 
     def _settle(self, tensor: torch.Tensor) -> torch.Tensor:
         """Makes a record what a plain teacher would have recorded."""
-        if self.inference_mode:
-            tensor = tensor.clone(memory_format=torch.contiguous_format)
         if self.autocast_dtype and tensor.is_floating_point():
             tensor = tensor.float()
         return tensor.contiguous()
@@ -366,13 +445,14 @@ class LeanTeacherDistill(SingleTeacherDistill):
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        teacher = {
-            f'{prefix}teacher.{key}': value
-            for key, value in self.teacher.state_dict().items()
+        start = f'{prefix}teacher.'
+        weights = {
+            key.removeprefix(start): state_dict.pop(key)
+            for key in list(state_dict)
+            if key.startswith(start)
         }
-        for key, value in teacher.items():
-            if key not in state_dict or not self.teacher_in_checkpoint:
-                state_dict[key] = value
+        if weights and self.teacher_in_checkpoint:
+            self.teacher.load_state_dict(weights)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
@@ -387,30 +467,13 @@ def _in_plugin_scope(distiller: dict) -> dict:
     return type(distiller)({'_scope_': 'kdvit_mm', **distiller})
 
 
-def _leave_out_teacher(
+def _add_teacher(
     module: LeanTeacherDistill, state_dict: dict, prefix: str, *args: Any
 ) -> None:
-    if not module.teacher_in_checkpoint:
-        for key in list(state_dict):
-            if key.startswith(f'{prefix}teacher.'):
-                del state_dict[key]
-
-
-def _buffer_setter(
-    recorder: Any, notify: Callable[[], None]
-) -> Callable[[], None]:
-    def reset_data_buffer() -> None:
-        recorder._data_buffer = _Buffer(notify)
-
-    return reset_data_buffer
-
-
-def _map_tensors(record: Any, function: Callable[[torch.Tensor], Any]) -> Any:
-    if isinstance(record, torch.Tensor):
-        return function(record)
-    if isinstance(record, (list, tuple)):
-        return type(record)([_map_tensors(item, function) for item in record])
-    return record
+    if module.teacher_in_checkpoint:
+        module.teacher.state_dict(
+            destination=state_dict, prefix=f'{prefix}teacher.'
+        )
 
 
 def _check_folding(

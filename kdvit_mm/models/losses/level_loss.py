@@ -7,7 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdvit_mm.models.utils.explain import connector_line, describe
+from kdvit_mm.models.utils.explain import (
+    LOSS_NAME,
+    connector_line,
+    describe,
+)
 from kdvit_mm.models.utils.feature_pairs import in_full_precision
 
 
@@ -81,7 +85,7 @@ class LevelLoss(nn.Module, ABC):
 
     def mend(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
         """Says what makes the two shapes equal."""
-        line = connector_line('loss_distill', student, teacher)
+        line = connector_line(LOSS_NAME, student, teacher)
         if line:
             return f'Map the channels with a connector: {line}.'
         return 'Record both where they have one shape.'

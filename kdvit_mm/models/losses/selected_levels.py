@@ -191,11 +191,12 @@ class SelectedLevelsLoss(nn.Module):
             for level, pair in enumerate(zip(preds_S, preds_T, strict=True))
         ]
         shares = applied.float().mean(0)
+        factors = shares
+        if self.grad_norm is not None:
+            factors = self.grad_norm.weights * shares
         total = sum(
-            share * value
-            for share, value in zip(
-                self._level_weights() * shares, values, strict=True
-            )
+            factor * value
+            for factor, value in zip(factors, values, strict=True)
         )
         losses = torch.stack([value.detach() for value in values])
         self.last = Decision(
@@ -207,11 +208,6 @@ class SelectedLevelsLoss(nn.Module):
             data_samples=data_samples,
         )
         return total
-
-    def _level_weights(self) -> torch.Tensor:
-        if self.grad_norm is None:
-            return torch.ones(1).expand(self.num_levels)
-        return self.grad_norm.weights
 
     def _selected_loss(
         self,

@@ -3,6 +3,11 @@
 from kdvit_mm.models.recorders.fpn_level_selection import (
     FPNLevelSelectionRecorder,
 )
+from kdvit_mm.models.recorders.matching_queries import MatchingQueriesRecorder
 from kdvit_mm.models.recorders.module import ModuleRecorder
 
-__all__ = ['FPNLevelSelectionRecorder', 'ModuleRecorder']
+__all__ = [
+    'FPNLevelSelectionRecorder',
+    'MatchingQueriesRecorder',
+    'ModuleRecorder',
+]

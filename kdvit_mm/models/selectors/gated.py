@@ -62,7 +62,7 @@ class GatedLevels(LearningSelector):
         weights = self.num_levels * logits.softmax(1)
         if self.training:
             self._count_excluded(finite)
-            self._buffer.append({'raw': raw, 'finite': finite})
+            self._keep({'raw': raw, 'finite': finite})
         return Selection.of(
             torch.ones_like(weights, dtype=torch.bool),
             costs,

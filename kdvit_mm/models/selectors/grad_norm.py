@@ -1,9 +1,9 @@
 """Weights that let all levels train at one pace."""
 
 import torch
-from mmengine.dist import all_reduce
 from torch import nn
 
+from kdvit_mm.models.selectors.selector import mean_over_ranks
 from kdvit_mm.registry import MODELS
 
 
@@ -62,13 +62,7 @@ class GradNorm(nn.Module):
             losses (torch.Tensor): Each level's loss without weight, of shape
                 (L,); NaN where there was none.
         """
-        norms, losses = (
-            torch.stack([x, x.isfinite()]).nan_to_num(0, 0, 0)
-            for x in (norms, losses)
-        )
-        for sums in (norms, losses):
-            all_reduce(sums)
-        norm, loss = norms[0] / norms[1], losses[0] / losses[1]
+        norm, loss = mean_over_ranks(norms), mean_over_ranks(losses)
         known = (norm > 0) & loss.isfinite() & norm.isfinite()
         self.first_losses.copy_(
             self.first_losses.where(

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmengine.dist import all_gather_object
+from mmengine.dist import all_gather_object, all_reduce
 from mmengine.logging import MMLogger
 from torch import nn
 
@@ -26,9 +26,10 @@ class LearningSelector(LevelSelector):
     """Base of the selectors that learn from what levels were worth.
 
     In training mode a subclass hands each decision to :meth:`_remember`;
-    :meth:`observe` completes it and puts it into a buffer. :meth:`learn`
-    empties the buffers of all ranks and every rank makes the same update
-    from them, so that parameters and statistics are equal on all ranks.
+    :meth:`observe` completes it and puts those of all ranks into a buffer.
+    :meth:`learn` empties the buffer, and every rank makes the same update
+    from it. Buffer, parameters and statistics are equal on all ranks, so that
+    rank 0's checkpoint is all that a resume needs, with any number of ranks.
     Parameters need gradients only then: neither the student's optimiser nor
     DistributedDataParallel takes them.
 
@@ -59,7 +60,8 @@ class LearningSelector(LevelSelector):
         self.memory = QualityMemory(num_levels) if remembers else None
         self.quality_moments = RunningMoments(1)
         self.register_buffer('updates', torch.zeros((), dtype=torch.long))
-        #: Images left out because of a NaN or an infinity in their maps.
+        #: Images of all ranks left out because of a NaN or an infinity in
+        #: their maps.
         self.register_buffer('num_excluded', torch.zeros((), dtype=torch.long))
         self.optimizer: torch.optim.Optimizer | None = None
         self._pending: Records | None = None
@@ -68,6 +70,8 @@ class LearningSelector(LevelSelector):
 
     def observe(self, quality: torch.Tensor, valid: torch.Tensor) -> None:
         """Takes what the levels of the last forward were worth.
+
+        All ranks have to call it.
 
         Args:
             quality (torch.Tensor): Benefit of each level, of shape (N, L);
@@ -91,11 +95,11 @@ class LearningSelector(LevelSelector):
             & record['finite']
             & self._is_complete(record)
         )
-        self._buffer.append(record)
+        self._keep(record)
 
     def learn(self) -> dict[str, float]:
         """Makes one update from what all ranks observed since the last."""
-        records, seed = self._gather()
+        records = self._take_buffer()
         if not records:
             return {}
         self.updates += 1
@@ -105,7 +109,7 @@ class LearningSelector(LevelSelector):
             if self.memory is not None:
                 quality = self._in_deviations(records['quality'])
                 self.memory.update(records['images'], quality)
-        generator = seeded_generator(1, seed, int(self.updates))
+        generator = seeded_generator(1, self.seed, int(self.updates))
         with torch.autocast(self.step.device.type, enabled=False):
             return self._update(records, generator)
 
@@ -125,9 +129,8 @@ class LearningSelector(LevelSelector):
             state (dict): The state.
         """
         super().load_extra_state(state)
-        device = self.step.device
         self._buffer = [
-            {key: tensor.to(device) for key, tensor in record.items()}
+            {key: tensor.cpu() for key, tensor in record.items()}
             for record in state['buffer']
         ]
         if self.optimizer is not None:
@@ -170,7 +173,9 @@ class LearningSelector(LevelSelector):
         return self.memory.recall(self.images).to(costs)
 
     def _count_excluded(self, finite: torch.Tensor) -> None:
-        self.num_excluded += (~finite).sum()
+        excluded = (~finite).sum()
+        all_reduce(excluded)
+        self.num_excluded += excluded
         if not self._has_warned and not finite.all():
             self._has_warned = True
             MMLogger.get_current_instance().warning(
@@ -202,23 +207,20 @@ class LearningSelector(LevelSelector):
         """Quality in running deviations of all levels' quality."""
         return quality / self.quality_moments.deviation
 
-    def _gather(self) -> tuple[Records, int]:
-        """Takes the buffers of all ranks; also the seed of the first."""
-        own = {
-            key: torch.cat([record[key] for record in self._buffer]).cpu()
-            for key in (self._buffer[0] if self._buffer else ())
+    def _keep(self, record: Records) -> None:
+        """Puts the decisions of all ranks into the buffer."""
+        own = {key: tensor.cpu() for key, tensor in record.items()}
+        self._buffer += all_gather_object(own)
+
+    def _take_buffer(self) -> Records:
+        """Empties the buffer."""
+        buffer, self._buffer = self._buffer, []
+        return {
+            key: torch.cat([record[key] for record in buffer]).to(
+                self.step.device
+            )
+            for key in (buffer[0] if buffer else ())
         }
-        self._buffer = []
-        parts = all_gather_object((own, self.seed, self.running_losses.cpu()))
-        losses = torch.stack([losses for _, _, losses in parts])
-        self.running_losses.copy_(losses.nanmean(0))
-        filled = [records for records, _, _ in parts if records]
-        device = self.step.device
-        records = {
-            key: torch.cat([part[key] for part in filled]).to(device)
-            for key in (filled[0] if filled else ())
-        }
-        return records, parts[0][1]
 
     @contextmanager
     def _trainable(self) -> Iterator[list[nn.Parameter]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dist import get_rank
+from mmengine.dist import all_reduce, get_rank
 from mmengine.model import BaseModule
 
 from kdvit_mm.models.utils.explain import describe
@@ -190,11 +190,13 @@ class LevelSelector(BaseModule):
     def observe_losses(self, losses: torch.Tensor) -> None:
         """Takes the distill losses of an iteration into the running means.
 
+        All ranks have to call it, as the means are those of all ranks.
+
         Args:
             losses (torch.Tensor): Loss of each level, of shape (L,); NaN
                 where it was not computed.
         """
-        losses = losses.to(self.running_losses)
+        losses = mean_over_ranks(losses.to(self.running_losses))
         first = self.running_losses.isnan()
         mean = torch.where(first, losses, self.running_losses)
         mean = torch.lerp(mean, losses, LOSS_MOMENTUM)
@@ -277,6 +279,21 @@ def seeded_generator(*key: int) -> torch.Generator:
     """A CPU generator whose draws depend on all numbers of ``key``."""
     seed = np.random.SeedSequence(key).generate_state(1, np.uint32)
     return torch.Generator().manual_seed(int(seed[0]))
+
+
+def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Mean of what is finite on the ranks; NaN where it is on none.
+
+    Args:
+        values (torch.Tensor): This rank's values, of any shape.
+
+    Returns:
+        torch.Tensor: The means, equal on all ranks.
+    """
+    known = values.isfinite()
+    sums = torch.stack([values.where(known, 0), known])
+    all_reduce(sums)
+    return sums[0] / sums[1]
 
 
 def nonempty_sets(num_levels: int) -> torch.Tensor:

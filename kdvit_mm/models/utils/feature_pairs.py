@@ -4,7 +4,11 @@ from functools import reduce
 
 import torch
 
-from kdvit_mm.models.utils.explain import connector_line, describe
+from kdvit_mm.models.utils.explain import (
+    LOSS_NAME,
+    connector_line,
+    describe,
+)
 
 
 def check_pair(
@@ -33,7 +37,7 @@ def check_pair(
             )
     if preds_S.shape == preds_T.shape:
         return
-    line = connector_line('loss_NAME', preds_S, preds_T)
+    line = connector_line(LOSS_NAME, preds_S, preds_T)
     if line:
         message += f' Add {line}.'
     if preds_S.shape[2:] != preds_T.shape[2:]:

@@ -4,4 +4,4 @@ _base_ = [
     '../../../_base_/runtime/level_selection.py',
 ]
 model = dict(distiller=_base_.distiller)
-custom_hooks = [_base_.level_selection]
+custom_hooks = [*_base_.custom_hooks, _base_.level_selection]

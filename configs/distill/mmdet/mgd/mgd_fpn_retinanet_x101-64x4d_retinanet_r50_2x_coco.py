@@ -1,5 +1,5 @@
 _base_ = [
-    '../../../_base_/pairs/retinanet_x101-64x4d-ms-3x_retinanet_r50_2x_coco.py',  # noqa: E501
+    '../../../_base_/pairs/retinanet_x101-64x4d_retinanet_r50_2x_coco.py',
     '../../../_base_/distillers/mgd_fpn.py',
 ]
 model = dict(inherit=True, distiller=_base_.distiller)

@@ -1,0 +1,30 @@
+"""A batch's samples for one of two models that see the same batch."""
+
+from typing import Any
+
+from mmengine.structures import BaseDataElement
+
+
+def own_samples(samples: Any) -> Any:
+    """Copies samples such that setting a field reaches nobody else.
+
+    RTMDet-Ins, for example, replaces the masks of the ground truth by tensors
+    of its own while it computes its losses. Tensors are shared.
+
+    Args:
+        samples (Any): A sample, or a list, tuple or dict of samples.
+
+    Returns:
+        Any: The same structure, of copies.
+    """
+    if isinstance(samples, BaseDataElement):
+        copied = samples.clone()
+        for key, value in samples.items():
+            if isinstance(value, BaseDataElement):
+                setattr(copied, key, own_samples(value))
+        return copied
+    if isinstance(samples, dict):
+        return type(samples)((k, own_samples(v)) for k, v in samples.items())
+    if isinstance(samples, (list, tuple)):
+        return type(samples)([own_samples(item) for item in samples])
+    return samples
