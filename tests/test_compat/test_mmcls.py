@@ -84,7 +84,8 @@ def test_deit_head_runs_the_distillation_token():
 def test_searchable_classifier_and_backbone_run():
     model = MODELS.build(
         dict(
-            type='mmrazor.SearchableImageClassifier',
+            _scope_='mmrazor',
+            type='SearchableImageClassifier',
             backbone=dict(type='mmcls.ResNet', depth=18),
             neck=dict(type='mmcls.GlobalAveragePooling'),
             head=dict(

@@ -172,7 +172,7 @@ def table(crops: Path, out: Path) -> list[object]:
 title: Crops
 metric: {{name: top-1, key: accuracy/top1}}
 seeds: [0, 1]
-rows: [{{name: alone, config: {config}}}]
+rows: [{{name: alone, config: {config}, baseline: true}}]
 """
     out.mkdir()
     (out / 'table.yaml').write_text(text)
@@ -197,10 +197,11 @@ def test_trainings_end_with_their_program(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     end = time.monotonic() + 300
-    while not list(out.rglob('epoch_1.pth')) and time.monotonic() < end:
-        time.sleep(0.2)
-    while len(started := descendants(process.pid)) < 2:
+    started: list[int] = []
+    while not list(out.rglob('epoch_1.pth')) or len(started) < 2:
         assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.2)
+        started = descendants(process.pid)
     process.send_signal(getattr(signal, name))
     output, _ = process.communicate(timeout=60)
     assert process.returncode == status, output

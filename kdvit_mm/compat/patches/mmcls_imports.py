@@ -13,6 +13,7 @@ the module. ``import mmcls`` fails elsewhere as before.
 """
 
 import builtins
+import functools
 import importlib
 import importlib.util
 from collections.abc import Sequence
@@ -36,10 +37,11 @@ def prepare(module: ModuleType) -> None:
 
 
 def apply(module: ModuleType) -> None:
-    """Lets the DARTS head read the samples of mmpretrain."""
-    head = getattr(module, 'DartsSubnetClsHead', None)
-    if head is not None:
-        head._get_aux_loss = _get_aux_loss
+    """Smooths out where mmpretrain differs from mmcls."""
+    if hasattr(module, 'DartsSubnetClsHead'):
+        module.DartsSubnetClsHead._get_aux_loss = _get_aux_loss
+    if hasattr(module, 'SearchableImageClassifier'):
+        _name_preprocessor(module.SearchableImageClassifier)
 
 
 def _import(
@@ -58,9 +60,28 @@ def _import(
     )
 
 
+def _name_preprocessor(classifier: Any) -> None:
+    # mmpretrain looks for its preprocessor in the current scope: mmrazor's.
+    init = classifier.__init__
+
+    @functools.wraps(init)
+    def init_named(
+        self: Any, *args: Any, data_preprocessor: Any = None, **kwargs: Any
+    ) -> None:
+        if data_preprocessor is None or isinstance(data_preprocessor, dict):
+            data_preprocessor = {
+                'type': 'mmpretrain.ClsDataPreprocessor',
+                **(data_preprocessor or {}),
+            }
+        init(self, *args, data_preprocessor=data_preprocessor, **kwargs)
+
+    classifier.__init__ = init_named
+
+
 def _get_aux_loss(
     self: Any, cls_score: Any, data_samples: list, **kwargs: Any
 ) -> dict:
+    # The samples of mmpretrain hold labels otherwise; its head reads them.
     main = self.loss_module
     self.loss_module = self.aux_loss_module
     try:
