@@ -3,8 +3,8 @@
 Breaks: mmrazor turns ``inplace`` off by walking through ``module._modules`` as
 long as it is an ``OrderedDict``; it is a plain ``dict`` now, so nothing is
 turned off and an in-place activation overwrites the record before it.
-Since: a torch after 2.1. Upstream: ``BaseAlgorithm.set_module_inplace_false`` at
-1.0.0.
+Since: a torch after 2.1. Upstream:
+``BaseAlgorithm.set_module_inplace_false`` at 1.0.0.
 Can go: when mmrazor asks ``module.modules()``.
 """
 
