@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from mmdet.models.layers import ExpMomentumEMA
 from mmengine.config import ConfigDict
 from mmengine.hub import get_config
 from mmengine.logging import MMLogger
@@ -196,7 +197,12 @@ def test_the_teacher_is_no_submodule():
 @pytest.mark.parametrize('update_buffers', [False, True])
 @pytest.mark.parametrize(
     'average',
-    [ExponentialMovingAverage, MomentumAnnealingEMA, StochasticWeightAverage],
+    [
+        ExpMomentumEMA,
+        ExponentialMovingAverage,
+        MomentumAnnealingEMA,
+        StochasticWeightAverage,
+    ],
 )
 def test_weight_averages_are_those_of_the_student_alone(
     average, update_buffers
