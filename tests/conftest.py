@@ -7,8 +7,10 @@ from mmengine.registry import DefaultScope
 
 from kdvit_mm.datasets import DigitSceneParams, make_digit_scenes
 
-# Shells start background commands with Ctrl-C ignored, and so all they start.
+# Shells start background commands with Ctrl-C ignored, nohup with SIGHUP
+# ignored, and so all that these start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope='module', autouse=True)
