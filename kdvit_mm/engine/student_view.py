@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from mmrazor.models.algorithms import SingleTeacherDistill
@@ -23,6 +22,7 @@ from torch import nn
 from kdvit_mm.engine.hooks.distillation_loss_detach_hook import (
     refuse_without_student_loss,
 )
+from kdvit_mm.models.utils.checkpoint_kind import unwrapped
 
 # Hooks that see the student as ``runner.model``, as package and class, so
 # that no package has to be installed. Subclasses count.
@@ -74,9 +74,7 @@ def distillation_of(model: nn.Module) -> SingleTeacherDistill | None:
         SingleTeacherDistill | None: The algorithm, or None if the model is
         something else.
     """
-    inner: Any = model
-    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
-        inner = inner.module
+    inner = unwrapped(model)
     return inner if isinstance(inner, SingleTeacherDistill) else None
 
 

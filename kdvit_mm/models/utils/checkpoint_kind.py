@@ -35,6 +35,22 @@ def whose_weights(model: BaseAlgorithm, state: Mapping[str, Any]) -> str:
     return 'student' if student else 'nobody'
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Takes a model out of its wrappers.
+
+    Args:
+        model (nn.Module): The model, maybe in a wrapper such as
+            ``MMDistributedDataParallel`` or for test-time augmentation.
+
+    Returns:
+        nn.Module: The model itself.
+    """
+    inner: Any = model
+    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
+        inner = inner.module
+    return inner
+
+
 def find_owner(
     model: nn.Module, state: Mapping[str, Any]
 ) -> tuple[nn.Module, Mapping[str, Any], str]:
@@ -52,9 +68,7 @@ def find_owner(
         ValueError: If the model is an algorithm and the checkpoint is the
             teacher's or fits nothing in it.
     """
-    inner: Any = model
-    while is_model_wrapper(inner) or isinstance(inner, BaseTTAModel):
-        inner = inner.module
+    inner: Any = unwrapped(model)
     if isinstance(inner, BaseAlgorithm):
         if all(key.startswith('module.') for key in state):
             state = _renamed(state, 'module.')
