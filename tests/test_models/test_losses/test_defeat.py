@@ -8,7 +8,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from kdvit_mm.models.connectors.defeat import DeFeatAdapter
-from kdvit_mm.models.losses.defeat import DeFeatLoss, DeFeatRoILoss
+from kdvit_mm.models.losses.feature.defeat import DeFeatLoss, DeFeatRoILoss
 from kdvit_mm.models.utils.gt_masks import level_mask
 from tests.golden import parametrize, read_cases
 from tests.loss_checks import (
