@@ -1,6 +1,10 @@
 """Schedules of weights and temperatures, in real runs."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from mmengine.hooks import Hook
@@ -213,3 +217,27 @@ def test_a_plain_model_and_a_loop_of_iterations_are_refused(digits, tmp_path):
     )
     with pytest.raises(ValueError, match='by_epoch=False'):
         Runner.from_cfg(cfg).train()
+
+
+def test_stopped_losses_on_two_ranks(tmp_path):
+    """DDP waits for the gradients of their connectors, too."""
+    script = str(Path(__file__).with_name('stop_on_two_ranks.py'))
+    root = str(Path(__file__).resolve().parents[2])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, script, str(tmp_path / 'store'), str(rank)],
+            env=os.environ
+            | dict(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE='2',
+                PYTHONPATH=root,
+                OMP_NUM_THREADS='1',
+            ),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], errors[0]
