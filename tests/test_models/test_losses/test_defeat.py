@@ -144,16 +144,14 @@ def golden_head(case):
 
 def test_golden_from_boxes():
     """The neck's masks are those of the recorded boxes."""
-    cases = read_cases('defeat')
-    if not {'c0', 'c1'} <= cases.keys():
-        pytest.skip('defeat.npz is not beside the checkout')
-    boxes, case = cases['c0'].inputs, cases['c1']
-    samples = make_samples([boxes['gt_bboxes.0'], boxes['gt_bboxes.1']])
-    for i in range(5):
-        mask = case.inputs[f'mask.{i}']
-        student = case.inputs[f'student.{i}']
-        teacher = case.inputs[f'teacher.{i}']
-        loss = DeFeatLoss(3, 12, STRIDES[i], i, 5)
+    inputs = read_cases('defeat')['s0'].inputs
+    samples = make_samples(named(inputs, 'gt_bboxes'))
+    levels = zip(
+        *(named(inputs, key) for key in ('student', 'teacher', 'mask')),
+        strict=True,
+    )
+    for level, (student, teacher, mask) in enumerate(levels):
+        loss = DeFeatLoss(3, 12, STRIDES[level], level, 3)
         torch.testing.assert_close(
             loss(student, teacher, samples),
             loss.decoupled_distance(student, teacher, mask),
