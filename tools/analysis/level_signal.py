@@ -98,7 +98,8 @@ def read_config(args: argparse.Namespace) -> tuple[Config, ConfigDict]:
                 f'--level-loss: {args.level_loss} has no '
                 'distiller.distill_losses to take a loss from.'
             )
-        loss.loss = losses[0]
+        # A LevelWise holds the loss of a level.
+        loss.loss = losses[0].get('loss', losses[0])
     return cfg, loss.loss
 
 
