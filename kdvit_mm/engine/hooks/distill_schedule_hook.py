@@ -206,22 +206,24 @@ class DistillScheduleHook(Hook):
 
     def _refuse_to_stop_all(self, runner: Runner, model: Any) -> None:
         """Refuses to stop the only losses that there are."""
-        begins: dict[str, int] = {}
+        stopped: set[str] = set()
+        begins: list[int] = []
         for schedule, (losses, _) in zip(
             self.schedules, self._targets, strict=True
         ):
             by_epoch = schedule['by_epoch']
             last = runner.max_epochs if by_epoch else runner.max_iters
             if schedule['type'] == 'stop' and schedule['begin'] < last:
-                begins |= dict.fromkeys(losses, schedule['begin'])
-        if begins and begins.keys() >= self._mappings.keys():
+                stopped.update(losses)
+                begins.append(schedule['begin'])
+        if begins and stopped >= self._mappings.keys():
             if not hasattr(model, 'distillation_stopped'):
                 raise TypeError(
                     f'{type(self).__name__}: {type(model).__name__} cannot '
                     'train without distill losses. Let one go on.'
                 )
             refuse_without_student_loss(
-                runner, self, self.begin_key, max(begins.values())
+                runner, self, self.begin_key, max(begins)
             )
 
     def before_train_epoch(self, runner: Runner) -> None:
