@@ -1,6 +1,6 @@
 """Knowledge distillation for detectors, segmentors and classifiers.
 
-Importing the package mends mmrazor and mmengine where the installed PyTorch
+Importing the package patches mmrazor and mmengine where the installed PyTorch
 needs it (:mod:`kdvit_mm.compat`) and registers every module of the package.
 """
 

@@ -1,1 +1,1 @@
-"""One mended fact a file; see :mod:`kdvit_mm.compat`."""
+"""Compatibility patches, one fact per file; see :mod:`kdvit_mm.compat`."""

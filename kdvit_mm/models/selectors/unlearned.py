@@ -92,7 +92,7 @@ class RandomLevels(LevelSelector):
 
     Raises:
         ValueError: If both are given, one is not in [0, 1], the rates are
-            all 0 or not one a level; in the forward, if ``cost`` is below
+            all 0 or not one per level; in the forward, if ``cost`` is below
             the cheapest level's.
     """
 

@@ -162,10 +162,10 @@ class DeFeatRoILoss(DistillLoss):
     https://github.com/ggjy/DeFeat.pytorch.
 
     Both heads see the same R proposals, which
-    :class:`~kdvit_mm.models.losses.SharedRoILoss` arranges: give
-    it this loss. The loss is T² · (fg_weight · mean over the objects'
-    proposals of KL(p_T ‖ p_S) + bg_weight · the same over the background's),
-    p the softmax of logits / T.
+    :class:`~kdvit_mm.models.losses.SharedRoILoss` arranges: give it this
+    loss. The loss is tau² · (fg_weight · mean over the objects' proposals of
+    KL(p_T ‖ p_S) + bg_weight · the same over the background's), p the softmax
+    of logits / tau.
 
     The official config, for VOC, has weights 2 and 2 and temperature 1.
 
