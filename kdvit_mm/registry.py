@@ -61,24 +61,32 @@ class PluginRegistry(Registry):
 def _explain_unknown_keys(cls: type) -> None:
     """Makes ``cls(unknown=...)`` name the closest key that it knows.
 
-    A class with an ``upgrade_keys`` takes keys of earlier versions, too.
+    The ``renamed_keys`` of a class, new names by old ones, are taken with a
+    warning.
     """
     init = cls.__init__  # type: ignore[misc]
     parameters = inspect.signature(init).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     known = [name for name in parameters if name != 'self']
+    renamed: dict[str, str] = getattr(cls, 'renamed_keys', {})
 
     @functools.wraps(init)
     def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
-        if hasattr(cls, 'upgrade_keys'):
-            for old, new in cls.upgrade_keys(kwargs).items():
-                warnings.warn(
-                    f'{cls.__name__}: {old} is now {new}; replace it in your '
-                    'config.',
-                    RenamedKeyWarning,
-                    stacklevel=2,
+        for old in [key for key in renamed if key in kwargs]:
+            new = renamed[old]
+            if new in kwargs:
+                raise TypeError(
+                    f'{cls.__name__} got {new} and its old name {old}. Drop '
+                    f'{old}.'
                 )
+            kwargs[new] = kwargs.pop(old)
+            warnings.warn(
+                f'{cls.__name__}: {old} is now {new}; replace it in your '
+                'config.',
+                RenamedKeyWarning,
+                stacklevel=2,
+            )
         for key in kwargs:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)

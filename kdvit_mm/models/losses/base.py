@@ -65,26 +65,6 @@ class DistillLoss(nn.Module):
                 )
         super().__setattr__(name, value)
 
-    @classmethod
-    def upgrade_keys(cls, config: dict[str, Any]) -> dict[str, str]:
-        """Rewrites keys of earlier versions, in place.
-
-        Args:
-            config (dict[str, Any]): The keys that a config gives.
-
-        Returns:
-            dict[str, str]: What stands in the place of each old key.
-        """
-        found = {k: v for k, v in cls.renamed_keys.items() if k in config}
-        for old, new in found.items():
-            if new in config:
-                raise TypeError(
-                    f'{cls.__name__} got {new} and its old name {old}. Drop '
-                    f'{old}.'
-                )
-            config[new] = config.pop(old)
-        return found
-
     def forward(
         self, preds_S: Any, preds_T: Any, data_samples: Any = None
     ) -> torch.Tensor:

@@ -35,7 +35,7 @@ def whose_weights(model: BaseAlgorithm, state: Mapping[str, Any]) -> str:
     return 'student' if student else 'nobody'
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> Any:
     """Takes a model out of its wrappers.
 
     Args:

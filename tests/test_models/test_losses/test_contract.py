@@ -4,12 +4,12 @@ import warnings
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
 
 from kdvit_mm.models.losses.base import DistillLoss
 from kdvit_mm.registry import MODELS, RenamedKeyWarning
 from tests import tiny
 from tests.loss_checks import train_step
+from tests.test_models.test_losses.test_mgd import make_distiller
 
 CHANNELS = 4
 FGD = dict(
@@ -267,54 +267,30 @@ def test_level_wise_names_pyramids_of_other_levels():
 
 def test_level_wise_equals_one_loss_per_level_in_a_detector():
     """The five entries of version 0.1, with their draws, are its one entry."""
-    generator = dict(
-        type='kdvit_mm.MGDGenerator',
-        student_channels=16,
-        teacher_channels=16,
-        lambda_mgd=0.5,
-    )
-    mgd = dict(type='kdvit_mm.MGDLoss', alpha_mgd=2e-5)
-    recorders = dict(
-        student_recorders=dict(fpn=dict(type='ModuleOutputs', source='neck')),
-        teacher_recorders=dict(fpn=dict(type='ModuleOutputs', source='neck')),
-    )
-    one = dict(
-        distill_losses=dict(
+    five = make_distiller(0.5)
+    one = {
+        **five,
+        'connectors': {},
+        'distill_losses': dict(
             loss_mgd=dict(
                 type='kdvit_mm.LevelWise',
                 num_levels=5,
-                loss=mgd,
-                connector=generator,
+                loss=five['distill_losses']['loss_mgd_0'],
+                connector=five['connectors']['generate_0'],
             )
         ),
-        loss_forward_mappings=dict(
+        'loss_forward_mappings': dict(
             loss_mgd=dict(
                 preds_S=dict(recorder='fpn', from_student=True),
                 preds_T=dict(recorder='fpn', from_student=False),
             )
         ),
-    )
-    five = dict(
-        connectors={f'generator_{i}': generator for i in range(5)},
-        distill_losses={f'loss_mgd_{i}': mgd for i in range(5)},
-        loss_forward_mappings={
-            f'loss_mgd_{i}': dict(
-                preds_S=dict(
-                    recorder='fpn',
-                    from_student=True,
-                    data_idx=i,
-                    connector=f'generator_{i}',
-                ),
-                preds_T=dict(recorder='fpn', from_student=False, data_idx=i),
-            )
-            for i in range(5)
-        },
-    )
+    }
     results = [
         train_step(
-            tiny.gfl(8),
-            tiny.gfl(16),
-            ConfigDict({**recorders, **config}),
+            tiny.gfl(8, 8),
+            tiny.gfl(8, 16),
+            config,
             tiny.detection_batch(2, 128),
         )
         for config in (one, five)
