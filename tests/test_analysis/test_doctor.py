@@ -14,12 +14,13 @@ from mmengine.runner import set_random_seed
 from mmrazor.registry import MODELS
 
 import kdvit_mm  # noqa: F401
-from kdvit_mm.analysis import Findings, diagnose, doctor
+from kdvit_mm.analysis import Findings, diagnose
 from kdvit_mm.analysis.configs import build_train_loader, first_batch
 from kdvit_mm.analysis.doctor import (
     LossInfo,
     build_algorithm,
     count_flops,
+    examination,
     judge_loss,
 )
 
@@ -461,7 +462,7 @@ def test_whose_weights(write, tmp_path):
 
 def test_another_device(write, monkeypatch):
     """Mixed precision is left out, where it would not work."""
-    monkeypatch.setattr(doctor, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(examination, 'get_device', lambda: 'cuda')
     path = write(
         algorithm(),
         optim_wrapper=dict(
@@ -576,15 +577,15 @@ def test_scales(write):
         found.warnings,
         f'value is {large.value_ratio:.3g} times',
         f'norm {large.grad_ratio:.3g} times',
-        f'at {1e7 / large.grad_ratio:.2g} the two',
+        f'loss_cwd_0.loss_weight={1e7 / large.grad_ratio:.2g} the two',
     )
 
 
 @pytest.mark.parametrize(
     ('value_ratio', 'grad_ratio', 'words'),
     [
-        (1.0, 100.0, ('large', 'Lower ', '.x.loss_weight: at 0.02 ')),
-        (1.0, 1e-3, ('small', 'Raise ', '.x.loss_weight: at 2e+03 ')),
+        (1.0, 100.0, ('large', 'Lower ', '.x.loss_weight=0.02 ')),
+        (1.0, 1e-3, ('small', 'Raise ', '.x.loss_weight=2e+03 ')),
         (-100.0, 1.0, ('large', 'leave the weight')),
         (1e-4, 1.0, None),
         (99.0, 99.0, None),

@@ -17,6 +17,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from kdvit_mm.compat.patches.intact_records import OverwrittenRecord
+from kdvit_mm.models.utils import last_record
 from kdvit_mm.registry import MODELS
 from tests import tiny
 
@@ -155,7 +156,7 @@ def test_overwritten_deliveries(monkeypatch):
     algorithm._teacher_mode = None
     # The teacher goes on to its head, as no record tells it to stop.
     distiller.loss_forward_mappings = {}
-    algorithm._wanted_records = lambda: None
+    monkeypatch.setattr(last_record, 'wanted_records', lambda _: None)
     got = []
     algorithm.student.neck.register_forward_pre_hook(
         lambda module, inputs: got.append(inputs[0][0].clone())
