@@ -1,7 +1,5 @@
 """Ends distillation some epochs before training ends."""
 
-from typing import Any
-
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -40,7 +38,7 @@ class DistillationLossDetachHook(Hook):
             ValueError: If the algorithm has ``calculate_student_loss=False``
                 and distillation would stop before training ends.
         """
-        model: Any = unwrapped(runner.model)
+        model = unwrapped(runner.model)
         if not hasattr(model, 'distillation_stopped'):
             raise TypeError(
                 'DistillationLossDetachHook needs a distillation algorithm '
@@ -55,7 +53,7 @@ class DistillationLossDetachHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        model: Any = unwrapped(runner.model)
+        model = unwrapped(runner.model)
         if runner.epoch >= self.detach_epoch and not (
             model.distillation_stopped
         ):
@@ -75,7 +73,7 @@ def refuse_without_student_loss(runner: Runner, hook: Hook, key: str) -> None:
         ValueError: If the model has ``calculate_student_loss=False`` and
             distillation would stop before training ends.
     """
-    model: Any = unwrapped(runner.model)
+    model = unwrapped(runner.model)
     epoch = getattr(hook, key)
     if epoch < runner.max_epochs and not model.calculate_student_loss:
         raise ValueError(

@@ -111,7 +111,7 @@ class LevelSelectionHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        self.algorithm: Any = unwrapped(runner.model)
+        self.algorithm = unwrapped(runner.model)
         self.loss: SelectedLevelsLoss = find_selected_loss(self.algorithm)
         selector = self.loss.selector
         # One for all: with diff_rank_seed each rank built it with its own.
