@@ -34,6 +34,20 @@ def test_basenames_are_unique_for_mim():
     assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_nothing_inherits_from_what_is_trained():
+    folder = ROOT / 'configs'
+    for config in CONFIGS:
+        own = config.relative_to(folder).parts[0]
+        files = re.findall(
+            r"{{ fileDirname }}/([^']+)'", config.read_text()
+        ) + Config._get_base_files(str(config))
+        for file in files:
+            if '::' not in file:
+                base = (config.parent / file).resolve(strict=True)
+                kind = base.relative_to(folder).parts[0]
+                assert kind in (own, '_base_', 'students'), config
+
+
 @pytest.mark.parametrize('config', RUNNABLE, ids=lambda c: c.stem)
 def test_config_builds_and_survives_a_dump(config):
     cfg = Config.fromfile(config)

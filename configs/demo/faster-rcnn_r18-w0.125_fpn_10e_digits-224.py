@@ -1,4 +1,7 @@
 # The two-stage student on digit scenes: an eighth of the usual width.
-_base_ = './faster-rcnn_r18-w0.5_fpn_10e_digits-224.py'
-model = dict(
-    backbone=dict(base_channels=8), neck=dict(in_channels=[8, 16, 32, 64]))
+_base_ = [
+    '../_base_/models/faster-rcnn_r18-w0.125_fpn_small.py',
+    '../_base_/datasets/digits_detection.py',
+    '../_base_/schedules/adamw_10e.py',
+    '../_base_/runtime/det_runtime.py',
+]

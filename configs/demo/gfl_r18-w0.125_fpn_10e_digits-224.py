@@ -1,6 +1,7 @@
 # The student of the detection demo: a ResNet-18 of an eighth of the width.
-_base_ = './gfl_r18-w0.5_fpn_10e_digits-224.py'
-model = dict(
-    backbone=dict(base_channels=8),
-    neck=dict(in_channels=[8, 16, 32, 64], out_channels=48),
-    bbox_head=dict(in_channels=48, feat_channels=48, stacked_convs=1))
+_base_ = [
+    '../_base_/models/gfl_r18-w0.125_fpn_small.py',
+    '../_base_/datasets/digits_detection.py',
+    '../_base_/schedules/adamw_10e.py',
+    '../_base_/runtime/det_runtime.py',
+]

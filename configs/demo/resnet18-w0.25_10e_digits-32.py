@@ -1,5 +1,7 @@
 # The teacher of the classification demo: a quarter of the usual width.
-_base_ = './resnet18-w0.0625_10e_digits-32.py'
-model = dict(
-    backbone=dict(base_channels=16, stem_channels=16),
-    head=dict(in_channels=128))
+_base_ = [
+    '../_base_/models/resnet18-w0.25_cifar_small.py',
+    '../_base_/datasets/digits_classification.py',
+    '../_base_/schedules/adamw_10e_batch-64.py',
+    '../_base_/runtime/cls_runtime.py',
+]

@@ -1,4 +1,9 @@
-_base_ = '../../demo/faster-rcnn_r18-w0.125_fpn_10e_digits-224.py'
+_base_ = [
+    '../models/faster-rcnn_r18-w0.125_fpn_small.py',
+    '../datasets/digits_detection.py',
+    '../schedules/adamw_10e.py',
+    '../runtime/det_runtime.py',
+]
 import mmengine
 
 teacher = 'faster-rcnn_r18-w0.5_fpn_10e_digits-224'
@@ -8,5 +13,5 @@ model = dict(
     type='LeanTeacherDistill',
     architecture=_base_.model,
     teacher=mmengine.Config.fromfile(
-        f'{{ fileDirname }}/../../demo/{teacher}.py').model,
+        '{{ fileDirname }}/../models/faster-rcnn_r18-w0.5_fpn_small.py').model,
     teacher_ckpt=f'work_dirs/{teacher}/epoch_{_base_.max_epochs}.pth')

@@ -1,4 +1,9 @@
-_base_ = '../../demo/fcn_r18-w0.125-d8_1k_digits-128.py'
+_base_ = [
+    '../models/fcn_r18-w0.125-d8_small.py',
+    '../datasets/digits_segmentation.py',
+    '../runtime/seg_runtime.py',
+    '../schedules/adamw_1k.py',
+]
 import mmengine
 
 teacher = 'pspnet_r18-w0.5-d8_1k_digits-128'
@@ -8,5 +13,5 @@ model = dict(
     type='LeanTeacherDistill',
     architecture=_base_.model,
     teacher=mmengine.Config.fromfile(
-        f'{{ fileDirname }}/../../demo/{teacher}.py').model,
+        '{{ fileDirname }}/../models/pspnet_r18-w0.5-d8_small.py').model,
     teacher_ckpt=f'work_dirs/{teacher}/iter_{_base_.max_iters}.pth')

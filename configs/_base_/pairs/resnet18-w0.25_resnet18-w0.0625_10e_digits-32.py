@@ -1,4 +1,9 @@
-_base_ = '../../demo/resnet18-w0.0625_10e_digits-32.py'
+_base_ = [
+    '../models/resnet18-w0.0625_cifar_small.py',
+    '../datasets/digits_classification.py',
+    '../schedules/adamw_10e_batch-64.py',
+    '../runtime/cls_runtime.py',
+]
 import mmengine
 
 teacher = 'resnet18-w0.25_10e_digits-32'
@@ -8,5 +13,5 @@ model = dict(
     type='LeanTeacherDistill',
     architecture=_base_.model,
     teacher=mmengine.Config.fromfile(
-        f'{{ fileDirname }}/../../demo/{teacher}.py').model,
+        '{{ fileDirname }}/../models/resnet18-w0.25_cifar_small.py').model,
     teacher_ckpt=f'work_dirs/{teacher}/epoch_{_base_.max_epochs}.pth')

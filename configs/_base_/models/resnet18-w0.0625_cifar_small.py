@@ -1,4 +1,4 @@
-# A ResNet-18 for 32 px whose width the inheriting config sets.
+# A ResNet-18 for 32 px of a sixteenth of the usual width.
 model = dict(
     type='mmpretrain.ImageClassifier',
     data_preprocessor=dict(

@@ -1,4 +1,4 @@
-# Faster R-CNN on a ResNet-18 whose width the inheriting config sets.
+# Faster R-CNN on a ResNet-18 of half the usual width.
 _base_ = 'mmdet::_base_/models/faster-rcnn_r50_fpn.py'
 fpn_channels = 48
 model = dict(

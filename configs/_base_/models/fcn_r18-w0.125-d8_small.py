@@ -1,4 +1,4 @@
-# FCN on a dilated ResNet-18 whose width the inheriting config sets.
+# FCN on a dilated ResNet-18 of an eighth of the usual width.
 model = dict(
     type='mmseg.EncoderDecoder',
     data_preprocessor=dict(
