@@ -9,4 +9,4 @@ model = dict(
     architecture=_base_.model,
     teacher=mmengine.Config.fromfile(
         f'{{ fileDirname }}/../../demo/{teacher}.py').model,
-    teacher_ckpt=f'work_dirs/{teacher}/epoch_{_base_.max_epochs}.pth')
+    teacher_ckpt=f'stage://{teacher}')
