@@ -195,7 +195,7 @@ def choose_cells(
             )
     chosen = names or [row.name for row in table.rows]
     part, parts = shard
-    mine = {c for c in cells if c.name in chosen}
+    mine: set[Stage] = {c for c in cells if c.name in chosen}
     mine = {*[c for c in cells if c in mine][part - 1 :: parts]}
     for cell in reversed(cells):
         if cell in mine:

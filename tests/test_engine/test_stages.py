@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -139,12 +140,12 @@ def test_mistakes_in_the_recipe(content, message, tmp_path):
 
 def test_a_cycle_is_shown(tmp_path):
     recipe = chain(tmp_path, a='stage://c', b='stage://a', c='stage://b')
-    with pytest.raises(RecipeError, match='(. <- ){3}') as error:
+    with pytest.raises(RecipeError, match=r'(. <- ){3}') as error:
         read_recipe(recipe, tmp_path)
     shown = str(error.value).split(': ')[-1].rstrip('.').split(' <- ')
     # Each is needed by the next.
     needed_by = dict(c='a', a='b', b='c')
-    for first, second in zip(shown, shown[1:], strict=False):
+    for first, second in pairwise(shown):
         assert needed_by[first] == second
 
 
