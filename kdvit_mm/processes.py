@@ -36,8 +36,8 @@ def stop_on_signals() -> None:
 
     SIGINT also where a shell has turned it off, as in a script's background
     commands; SIGHUP not under ``nohup``. A program that was started by
-    :func:`start_child` is stopped by the end of its parent, too, even if that
-    was killed.
+    :func:`start_child`, itself or through a launcher, is stopped by the end
+    of its parent, too, even if that was killed.
     """
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
@@ -62,8 +62,12 @@ def _end_as_usual() -> None:
 
 
 def _stop_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+    # A launcher may stand between the two.
+    starter = os.getppid()
+    with suppress(ProcessLookupError):
+        while os.getppid() == starter:
+            os.kill(parent, 0)
+            time.sleep(1)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

@@ -24,16 +24,19 @@ from prettytable import PrettyTable, TableStyle
 
 from kdvit_mm.analysis.doctor import count_flops
 from kdvit_mm.datasets.preparation import data_options, prepare_data
-from kdvit_mm.processes import (
-    Stopped,
-    end_children,
-    start_child,
-    stop_on_signals,
+from kdvit_mm.engine.recipe import read_recipe
+from kdvit_mm.engine.stages import (
+    RecipeError,
+    StageFailed,
+    run_stages,
+    write_options,
 )
+from kdvit_mm.processes import Stopped, stop_on_signals
 from kdvit_mm.visualization import draw_sample, plot_grid, plot_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
+RECIPE = ROOT / 'configs' / 'recipes' / 'demo.yml'
 
 
 class Recipe(NamedTuple):
@@ -47,7 +50,6 @@ class Recipe(NamedTuple):
 
 DETECTION = {'digits': '10e_digits-224', 'bccd': '16e_bccd-320'}
 DEFAULTS = {'det': 'mmrazor-cwd', 'seg': 'cwd', 'cls': 'kd'}
-PROMPTS = 'freekd_prompts_gfl_r18-w0.5_2e_{}.py'
 # Methods of the detection demo and where they distil.
 METHODS = {
     'mmrazor-cwd': 'fpn',
@@ -114,47 +116,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def train(config: Path, work_dir: Path, options: dict[str, Any]) -> Path:
-    """Trains a config with ``tools/train.py``, or goes on training it.
-
-    Args:
-        config (Path): The config.
-        work_dir (Path): Its work directory.
-        options (dict[str, Any]): Config options.
-
-    Returns:
-        Path: The last checkpoint.
-    """
-    print(f'\n== {config.stem}', flush=True)
-    command = [
-        sys.executable, str(ROOT / 'tools' / 'train.py'), str(config),
-        '--work-dir', str(work_dir), '--resume',
-        '--cfg-options', *(f'{k}={v}' for k, v in options.items()),
-    ]  # fmt: skip
-    output: list[str] = []
-    process = start_child(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            output.append(line)
-            _, shown, progress = line.partition('INFO - ')
-            if shown and progress.startswith(('Epoch(', 'Iter(')):
-                print(progress.rstrip(), flush=True)
-        process.wait()
-    finally:
-        end_children(process)
-    if process.returncode:
-        sys.exit(
-            f'{"".join(output[-15:])}\nTraining stopped; the lines above say '
-            f'why. The same command goes on from {work_dir}.'
-        )
-    return Path((work_dir / 'last_checkpoint').read_text().strip())
-
-
 def evaluate(
-    config: Path, checkpoint: Path, work_dir: Path, options: dict[str, Any]
+    config: Path,
+    checkpoint: str | Path,
+    work_dir: Path,
+    options: dict[str, Any],
 ) -> tuple[Runner, dict[str, float]]:
     """Evaluates a plain checkpoint on a plain config."""
     cfg = Config.fromfile(config)
@@ -236,7 +202,7 @@ def plot_levels(
         str(checkpoint.parent), '--out', str(out),
         '--config', str(config), '--checkpoint', str(checkpoint),
         '--split', 'test', '--images', *map(str, images),
-        '--cfg-options', *(f'{k}={v}' for k, v in options.items()),
+        '--cfg-options', *write_options(options),
     ]  # fmt: skip
     subprocess.run(command, check=True)
 
@@ -244,8 +210,12 @@ def plot_levels(
 def main() -> None:
     """Runs the demo, as long as no signal stops it."""
     stop_on_signals()
+    args = parse_args()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
-        run(parse_args())
+        run(args)
+    except (RecipeError, StageFailed) as error:
+        sys.exit(str(error))
     except Stopped as signal:
         print(f'Stopped by {signal}. The same command goes on.')
         sys.exit(signal.status)
@@ -270,28 +240,22 @@ def run(args: argparse.Namespace) -> None:
         'student': CONFIGS / f'{recipe.student}.py',
         'distilled': CONFIGS / f'{recipe.distilled}.py',
     }
-    folder = {name: runs / path.stem for name, path in config.items()}
-    options: dict[str, Any] = data_options(config['teacher'], args.data_root)
-    options['randomness.seed'] = args.seed
-    teacher = train(config['teacher'], folder['teacher'], options)
-    student = train(config['student'], folder['student'], options)
-    distil_options = options | {'model.teacher_ckpt': teacher}
-    if method == 'freekd':
-        prompts = CONFIGS / PROMPTS.format(DETECTION[args.data].split('_')[1])
-        distil_options[
-            'model.distiller.distill_losses.loss_freekd.prompt_ckpt'
-        ] = train(
-            prompts,
-            runs / prompts.stem,
-            options | {'model.architecture.init_cfg.checkpoint': teacher},
-        )
-    distilled = train(config['distilled'], folder['distilled'], distil_options)
+    data = data_options(config['teacher'], args.data_root)
+    seed = {'randomness.seed': args.seed}
+    stages = read_recipe(RECIPE, runs, [*config.values()])
+    for stage in stages:
+        stage.options |= seed
+        stage.data |= data
+    run_stages(stages)
+    stage_of = {stage.name: stage for stage in stages}
+    trained = {name: stage_of[path.stem] for name, path in config.items()}
+    distilled = trained['distilled'].checkpoint
     exported = out / 'student_distilled.pth'
     subprocess.run(
         [
             sys.executable,
             str(ROOT / 'tools/model_converters/export_student.py'),
-            str(distilled), str(exported), '--config', str(config['student']),
+            distilled, str(exported), '--config', str(config['student']),
         ],
         check=True,
     )  # fmt: skip
@@ -299,12 +263,12 @@ def run(args: argparse.Namespace) -> None:
     print('\n== evaluation', flush=True)
     runners, results = {}, {}
     for name, plain, checkpoint in (
-        ('teacher', config['teacher'], teacher),
-        ('student', config['student'], student),
+        ('teacher', config['teacher'], trained['teacher'].checkpoint),
+        ('student', config['student'], trained['student'].checkpoint),
         ('distilled', config['student'], exported),
     ):
         runners[name], results[name] = evaluate(
-            plain, checkpoint, out / 'evaluation' / name, options
+            plain, checkpoint, out / 'evaluation' / name, data | seed
         )
     table = make_table(runners, results, recipe.metrics)
     print(table)
@@ -312,7 +276,7 @@ def run(args: argparse.Namespace) -> None:
     (out / 'table.md').write_text(f'{table}\n')
     draw_predictions(runners, out / 'predictions.png')
     plot_runs(
-        folder,
+        {name: stage.folder for name, stage in trained.items()},
         next(iter(recipe.metrics.values())),
         out / 'curves.png',
     )
@@ -320,9 +284,9 @@ def run(args: argparse.Namespace) -> None:
         dataset = runners['teacher'].test_dataloader.dataset
         plot_levels(
             config['distilled'],
-            distilled,
+            Path(distilled),
             dataset,
-            distil_options,
+            trained['distilled'].all_options(),
             out / 'levels',
         )
     print(

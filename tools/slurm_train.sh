@@ -13,9 +13,11 @@ shift 2
 GPUS=${GPUS:-8}
 GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 
+# For a parent on this machine alone: see kdvit_mm/processes.py.
+unset KDVIT_MM_PARENT
 # SRUN_ARGS is a list of options and must be split.
 # shellcheck disable=SC2086
-srun -p "$PARTITION" \
+exec srun -p "$PARTITION" \
     --job-name="$JOB_NAME" \
     --gres="gpu:$GPUS_PER_NODE" \
     --ntasks="$GPUS" \

@@ -11,7 +11,7 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from kdvit_mm.processes import Stopped, stop_on_signals
 
@@ -99,9 +99,12 @@ def build_runner(args: argparse.Namespace) -> Runner:
             )
     if args.auto_scale_lr:
         enable_lr_scaling(cfg)
+    if args.resume == 'auto':
+        # Where there is nothing to resume, the config's load_from counts.
+        args.resume = find_latest_checkpoint(cfg.work_dir)
     if args.resume is not None:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        cfg.load_from = args.resume
     runner_type = cfg.get('runner_type')
     return RUNNERS.build(cfg) if runner_type else Runner.from_cfg(cfg)
 

@@ -5,4 +5,4 @@ _base_ = [
 prompts = 'freekd_prompts_gfl_r18-w0.5_2e_bccd-320'
 model = dict(distiller=_base_.distiller)
 model['distiller']['distill_losses']['loss_freekd']['prompt_ckpt'] = (
-    f'work_dirs/{prompts}/epoch_2.pth')
+    f'stage://{prompts}')

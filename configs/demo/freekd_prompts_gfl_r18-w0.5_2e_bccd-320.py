@@ -9,8 +9,7 @@ model = dict(
         _base_.model,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/gfl_r18-w0.5_fpn_16e_bccd-320/'
-            f'epoch_{_base_.max_epochs}.pth')),
+            checkpoint='stage://gfl_r18-w0.5_fpn_16e_bccd-320')),
     channels=[48] * 5,
     num_tokens=2)
 optim_wrapper = dict(

@@ -1,12 +1,11 @@
 """Puts the data of the small configs in place, wherever it is to lie."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 
 from kdvit_mm.datasets.digit_scenes import DigitSceneParams, make_digit_scenes
+from kdvit_mm.models.utils.dotted_keys import replace_prefix
 
 DIGITS = 'data/digit_scenes'
 
@@ -45,16 +44,4 @@ def data_options(config: Path, root: str | None) -> dict[str, str]:
     if root is None:
         return {}
     cfg = Config.fromfile(config)
-    return dict(_moved('', cfg.to_dict(), cfg.data_root, f'{Path(root)}/'))
-
-
-def _moved(
-    key: str, value: Any, old: str, new: str
-) -> Iterator[tuple[str, str]]:
-    """All paths in a folder by their keys, as they are in another folder."""
-    if isinstance(value, str) and value.startswith(old):
-        yield key[1:], new + value[len(old) :]
-    if isinstance(value, list):
-        value = dict(enumerate(value))
-    for name, child in value.items() if isinstance(value, dict) else ():
-        yield from _moved(f'{key}.{name}', child, old, new)
+    return replace_prefix(cfg.to_dict(), cfg.data_root, f'{Path(root)}/')

@@ -1,5 +1,5 @@
-"""Hooks of the training loop."""
+"""Hooks of the training loop, and chains of trainings."""
 
-from kdvit_mm.engine import hooks
+from kdvit_mm.engine import hooks, stages
 
-__all__ = ['hooks']
+__all__ = ['hooks', 'stages']

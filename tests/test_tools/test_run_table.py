@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdvit_mm.analysis.table import (
+from kdvit_mm.benchmark.cells import choose_cells, make_cells
+from kdvit_mm.benchmark.table import (
     Estimate,
     Line,
     TableError,
@@ -23,6 +24,7 @@ from kdvit_mm.analysis.table import (
     read_table,
     render_markdown,
 )
+from kdvit_mm.engine.stages import Stage
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs' / 'demo'
@@ -39,10 +41,8 @@ def run_table():
     file = ROOT / 'tools' / 'benchmark' / 'run_table.py'
     spec = spec_from_file_location('run_table', file)
     module = module_from_spec(spec)
-    sys.modules['run_table'] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
-    yield module
-    del sys.modules['run_table']
+    return module
 
 
 def describe(**changes) -> dict:
@@ -325,16 +325,16 @@ def test_ctrl_c_stops_what_is_running(run_table, digits, tmp_path, capsys):
     assert not (log.parent / 'result.json').exists()
 
 
-def test_shards_are_disjoint_and_complete(run_table, tmp_path):
+def test_shards_are_disjoint_and_complete(tmp_path):
     table = read_table(write(tmp_path / 'table.yaml', seeds=[0, 1, 2]))
-    cells = run_table.make_cells(table, tmp_path / 'out', None)
+    cells = make_cells(table, tmp_path / 'out', None)
     assert [str(cell) for cell in cells] == [
         'big, seed 0', 'alone, seed 0', 'alone, seed 1', 'alone, seed 2',
         'KD, seed 0', 'KD, seed 1', 'KD, seed 2',
     ]  # fmt: skip
     for parts in (1, 2, 3, 7):
         shards = [
-            run_table.choose_cells(table, cells, None, (part + 1, parts))
+            choose_cells(table, cells, None, (part + 1, parts))
             for part in range(parts)
         ]
         rows = [c for shard in shards for c in shard if c.name != 'big']
@@ -342,22 +342,22 @@ def test_shards_are_disjoint_and_complete(run_table, tmp_path):
         for shard in shards:
             needs_teacher = any(cell.name == 'KD' for cell in shard)
             assert (cells[0] in shard) == needs_teacher
-    (only,) = run_table.choose_cells(table, cells, ['big'], (1, 1))
+    (only,) = choose_cells(table, cells, ['big'], (1, 1))
     assert only is cells[0]
     with pytest.raises(TableError, match='has no "FGD"'):
-        run_table.choose_cells(table, cells, ['FGD'], (1, 1))
+        choose_cells(table, cells, ['FGD'], (1, 1))
 
 
-def test_fingerprint_is_of_the_run_and_not_of_the_folders(run_table, tmp_path):
+def test_fingerprint_is_of_the_run_and_not_of_the_folders(tmp_path):
     table = read_table(write(tmp_path / 'table.yaml'))
-    here = run_table.make_cells(table, tmp_path / 'here', None)
-    there = run_table.make_cells(table, tmp_path / 'there', '/elsewhere')
+    here = make_cells(table, tmp_path / 'here', None)
+    there = make_cells(table, tmp_path / 'there', '/elsewhere')
     prints = [cell.fingerprint for cell in here]
     assert prints == [cell.fingerprint for cell in there]
     assert len(set(prints)) == 5
 
 
-def test_fingerprint_stays_with_and_without_watching(run_table, tmp_path):
+def test_fingerprint_stays_with_and_without_watching(tmp_path):
     """Results stay valid when a hook comes or goes that only watches."""
     kept = dict(type='kdvit_mm.EpochSeedHook')
     watching = dict(type='kdvit_mm.DistillWatchHook')
@@ -366,8 +366,7 @@ def test_fingerprint_stays_with_and_without_watching(run_table, tmp_path):
         config = tmp_path / str(i) / 'config.py'
         config.parent.mkdir()
         config.write_text('' if hooks is None else f'custom_hooks = {hooks}')
-        cell = run_table.Cell('a', 0, tmp_path, config, {}, {})
-        found.append(cell.fingerprint)
+        found.append(Stage('a', config, tmp_path).fingerprint)
     assert found[0] == found[1] != found[2] == found[3]
 
 

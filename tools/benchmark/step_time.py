@@ -26,7 +26,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from prettytable import PrettyTable
 
-from kdvit_mm.analysis.timing import tensor_memory, time_in_turn
+from kdvit_mm.benchmark.timing import tensor_memory, time_in_turn
 from kdvit_mm.models.algorithms import LeanTeacherDistill
 from kdvit_mm.models.selectors import AllLevels
 from kdvit_mm.models.selectors.benefits import find_selected_loss, image_losses

@@ -14,4 +14,4 @@ model = dict(
     architecture=_base_.model,
     teacher=mmengine.Config.fromfile(
         '{{ fileDirname }}/../models/faster-rcnn_r18-w0.5_fpn_bccd.py').model,
-    teacher_ckpt=f'work_dirs/{teacher}/epoch_{_base_.max_epochs}.pth')
+    teacher_ckpt=f'stage://{teacher}')

@@ -14,4 +14,4 @@ model = dict(
     architecture=_base_.model,
     teacher=mmengine.Config.fromfile(
         '{{ fileDirname }}/../models/pspnet_r18-w0.5-d8_small.py').model,
-    teacher_ckpt=f'work_dirs/{teacher}/iter_{_base_.max_iters}.pth')
+    teacher_ckpt=f'stage://{teacher}')

@@ -1,5 +1,4 @@
-# No public weights have these keys: train them with
-# configs/pretrain/resnext18-32x4d_8xb32_in1k.py first.
+# No public weights have these keys: configs/recipes/coco.yml trains them first.
 _base_ = [
     'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
     '../../_base_/runtime/plugin.py',
@@ -14,4 +13,4 @@ model = dict(
         init_cfg=dict(
             type='Pretrained',
             prefix='backbone.',
-            checkpoint='work_dirs/resnext18-32x4d_8xb32_in1k/epoch_100.pth')))
+            checkpoint='stage://resnext18-32x4d_8xb32_in1k')))

@@ -4,6 +4,6 @@ _base_ = [
 ]
 distiller = _base_.distiller
 distiller.distill_losses.loss_freekd.prompt_ckpt = (
-    'work_dirs/freekd_prompts_faster-rcnn_x101-32x4d_2k_coco/iter_2000.pth')
+    'stage://freekd_prompts_faster-rcnn_x101-32x4d_2k_coco')
 model = dict(distiller=distiller)
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))

@@ -4,7 +4,7 @@ _base_ = [
 ]
 distiller = _base_.distiller
 distiller.distill_losses.loss_freekd.prompt_ckpt = (
-    'work_dirs/freekd_prompts_retinanet_x101-64x4d_2k_coco/iter_2000.pth')
+    'stage://freekd_prompts_retinanet_x101-64x4d_2k_coco')
 model = dict(inherit=True, distiller=distiller)
 optim_wrapper = dict(
     optimizer=dict(lr=0.02), clip_grad=dict(max_norm=35, norm_type=2))

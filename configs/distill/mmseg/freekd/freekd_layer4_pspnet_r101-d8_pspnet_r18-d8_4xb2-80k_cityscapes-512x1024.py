@@ -4,5 +4,5 @@ _base_ = [
 ]
 distiller = _base_.distiller
 distiller.distill_losses.loss_freekd.prompt_ckpt = (
-    'work_dirs/freekd_prompts_pspnet_r101-d8_2k_cityscapes-512x1024/iter_2000.pth')  # noqa: E501
+    'stage://freekd_prompts_pspnet_r101-d8_2k_cityscapes-512x1024')
 model = dict(distiller=distiller)

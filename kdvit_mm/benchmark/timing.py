@@ -1,11 +1,17 @@
 """Times training steps in turn and measures the memory that they take."""
 
 import gc
+import json
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger, print_log
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import set_random_seed
@@ -16,6 +22,9 @@ from kdvit_mm.analysis.configs import (
     first_batch,
     model_config,
 )
+from kdvit_mm.benchmark.cells import Cell
+from kdvit_mm.benchmark.table import Line, Table
+from kdvit_mm.engine.stages import read
 
 
 def time_in_turn(
@@ -112,3 +121,76 @@ def build_training_step(
             model.train_step(batch, optim_wrapper)
 
     return step
+
+
+def describe_machine() -> str:
+    """Processor, and GPU if there is one, in words."""
+    model = platform.processor() or platform.machine()
+    info = Path('/proc/cpuinfo')
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith('model name'):
+                model = line.partition(':')[2].strip()
+                break
+    words = f'{os.cpu_count()} cores of {model}'
+    if torch.cuda.is_available():
+        words += f', {torch.cuda.get_device_name()}'
+    return words
+
+
+def measure(table: Table, cells: list[Cell], rounds: int, file: Path) -> None:
+    """Measures the training steps of all rows that have a result.
+
+    Args:
+        table (Table): The table.
+        cells (list[Cell]): All of its cells.
+        rounds (int): Rounds in which the rows are measured in turn.
+        file (Path): Where the measurement is saved, and not made again if it
+            is of the same rows.
+    """
+    first = {
+        row.name: next(c for c in cells if c.name == row.name and c.result)
+        for row in table.rows
+        if any(c.name == row.name and c.result for c in cells)
+    }
+    prints = {name: cell.fingerprint for name, cell in first.items()}
+    saved = json.loads(file.read_text()) if file.is_file() else {}
+    if saved.get('fingerprints') == prints and saved['rounds'] == rounds:
+        return
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    print_log(f'Measuring {len(first)} training steps in turn.')
+    MMLogger.get_current_instance().setLevel('WARNING')
+    steps = {
+        name: build_training_step(
+            read(cell.config, cell.all_options()), cell.checkpoint, device
+        )
+        for name, cell in first.items()
+    }
+    timing = {
+        'seconds': time_in_turn(steps, rounds, device),
+        'memory': {
+            name: tensor_memory(step, device) for name, step in steps.items()
+        },
+        'rounds': rounds,
+        'device': device,
+        'threads': torch.get_num_threads(),
+        'machine': describe_machine(),
+        'fingerprints': prints,
+    }
+    file.write_text(json.dumps(timing, indent=2))
+
+
+def add_timing(table: Table, lines: list[Line], timing: dict) -> None:
+    """Sets step times, relative to the row compared with, and memory."""
+    seconds = timing['seconds']
+    for line in lines:
+        line.step_memory = timing['memory'].get(line.name)
+        if line.name in seconds:
+            base = seconds.get(line.against or line.name)
+            if base:
+                line.step_ratio = median(
+                    own / other
+                    for own, other in zip(
+                        seconds[line.name], base, strict=True
+                    )
+                )

@@ -11,15 +11,22 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, TypeVar
 
-import yaml
 from prettytable import PrettyTable, TableStyle
 from scipy.stats import t as student_t
+
+from kdvit_mm.engine.recipe import (
+    check_keys,
+    check_kind,
+    check_options,
+    read_yaml,
+)
+from kdvit_mm.engine.stages import RecipeError
 
 CONFIDENCE = 0.95
 MISSED = '-'
 
 
-class TableError(ValueError):
+class TableError(RecipeError):
     """A mistake in a table file; the text is for its writer."""
 
 
@@ -159,19 +166,14 @@ def read_table(file: str | Path) -> Table:
             is given twice or stands for nothing, or a config is not there.
     """
     file = Path(file)
-    try:
-        given = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise TableError(f'{file} cannot be read: {error.strerror}.') from None
-    except yaml.YAMLError as error:
-        raise TableError(f'{file} is no YAML: {error}') from None
     required = {'title', 'metric', 'seeds', 'rows'}
     optional = {'data_root', 'options', 'teachers', 'columns'}
     try:
-        _check_keys('the table', given, required, required | optional)
-        _check_kind('seeds', given['seeds'], list)
-        _check_kind('rows', given['rows'], list)
-        shared = _options('options', given.get('options'))
+        given = read_yaml(file)
+        check_keys('the table', given, required, required | optional)
+        check_kind('seeds', given['seeds'], list)
+        check_kind('rows', given['rows'], list)
+        shared = check_options('options', given.get('options'))
         teachers = [
             _parse(f'teachers.{name}', Teacher, entry, file, name=str(name))
             for name, entry in (given.get('teachers') or {}).items()
@@ -195,7 +197,7 @@ def read_table(file: str | Path) -> Table:
             data_root=data_root and str(file.parent / data_root),
         )
         _check_table(table)
-    except TableError as error:
+    except RecipeError as error:
         raise TableError(f'{file}: {error}') from None
     return table
 
@@ -213,37 +215,6 @@ def slug(name: str) -> str:
     return re.sub(r'[^a-z0-9.]+', '-', name.lower()).strip('-.')
 
 
-def _check_keys(
-    where: str, given: Any, required: set[str], known: set[str]
-) -> None:
-    _check_kind(where, given, dict)
-    for key in sorted(required - set(given)):
-        raise TableError(f'{where} has no key "{key}".')
-    for key in sorted(map(str, set(given) - known)):
-        raise TableError(
-            f'{where} has the unknown key "{key}"; known are '
-            f'{", ".join(sorted(known))}.'
-        )
-
-
-def _check_kind(where: str, given: Any, kind: type) -> None:
-    if not isinstance(given, kind):
-        raise TableError(f'{where} must be a {kind.__name__}, got {given!r}.')
-
-
-def _options(where: str, given: Any) -> dict[str, Any]:
-    _check_kind(where, given or {}, dict)
-    for key, value in (given or {}).items():
-        items = value if isinstance(value, list) else [value]
-        if any(isinstance(item, dict) for item in items):
-            raise TableError(
-                f'{where}."{key}" has a dictionary as value, which '
-                '--cfg-options cannot take: write dotted keys, or a config '
-                'of its own.'
-            )
-    return given or {}
-
-
 def _parse(
     where: str, kind: type[Kind], given: Any, file: Path, **preset: Any
 ) -> Kind:
@@ -256,7 +227,7 @@ def _parse(
         for f in fields(kind)
         if f.default is MISSING and f.default_factory is MISSING
     } & known
-    _check_keys(where, given, required, known)
+    check_keys(where, given, required, known)
     values = preset | given
     for key in ('name', 'published', 'source'):
         if key in values:
@@ -264,7 +235,7 @@ def _parse(
     if 'scale' in values and not isinstance(values['scale'], int | float):
         raise TableError(f'{where}.scale must be a number.')
     if 'options' in known:
-        own = _options(f'{where}.options', given.get('options'))
+        own = check_options(f'{where}.options', given.get('options'))
         values['options'] = preset.get('options', {}) | own
     if 'config' in known:
         values['config'] = file.parent / str(given['config'])

@@ -1,0 +1,1 @@
+"""Tables of methods and seeds, and times of training steps."""
