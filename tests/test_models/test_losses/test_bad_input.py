@@ -13,6 +13,7 @@ from mmengine.config import ConfigDict
 
 from kdvit_mm.registry import MODELS
 from tests import tiny
+from tests.examples import read_examples
 
 pytestmark = pytest.mark.parametrize(
     'kind', ['LeanTeacherDistill', 'SingleTeacherDistill']
@@ -20,27 +21,27 @@ pytestmark = pytest.mark.parametrize(
 FPN = dict(type='ModuleOutputs', source='neck')
 HEAD = dict(type='ModuleOutputs', source='bbox_head')
 SAMPLES = dict(type='ModuleInputs', source='')
-FGD = dict(
-    type='FGDLoss',
-    channels=16,
-    alpha_fgd=1e-3,
-    beta_fgd=5e-4,
-    gamma_fgd=5e-4,
-    lambda_fgd=5e-6,
-)
-DEFEAT = dict(
-    type='DeFeatLoss',
-    fg_weight=3,
-    bg_weight=12,
-    stride=8,
-    level=0,
-    num_levels=5,
-)
-ON_LEVELS = [
-    dict(type=f'kdvit_mm.{name}')
-    for name in ('CWDLoss', 'PKDLoss', 'FeatureL2Loss', 'HCLLoss', 'DISTLoss')
-]
-ON_A_MAP = [FGD, DEFEAT, dict(type='kdvit_mm.MGDLoss', alpha_mgd=2e-5)]
+EXAMPLES_BY_TYPE = read_examples()
+
+
+def taking(what):
+    """Configs of the losses that take ``what``, by type."""
+    return {
+        kind: dict(example.config, type=f'kdvit_mm.{kind}')
+        for kind, examples in EXAMPLES_BY_TYPE.items()
+        for example in examples
+        if example.takes == what
+    }
+
+
+def needs_boxes(loss):
+    kind = loss['type'].split('.')[-1]
+    return 'data_samples' in EXAMPLES_BY_TYPE[kind][0].inputs()
+
+
+ON_LEVELS = [*taking('levels').values()]
+ON_A_MAP = [*taking('map').values()]
+FGD = taking('map')['FGDLoss']
 by_type = partial(pytest.mark.parametrize, 'loss', ids=lambda x: x['type'])
 
 
@@ -143,7 +144,7 @@ def test_lists_of_different_lengths_where_a_key_lists_the_levels(kind):
 
 @by_type(ON_A_MAP)
 def test_whole_lists_where_one_map_is_taken(kind, loss):
-    samples = 'MGD' not in loss['type']
+    samples = needs_boxes(loss)
     with pytest.raises(
         ValueError,
         match='Set data_idx of preds_S in loss_forward_mappings',
@@ -166,7 +167,7 @@ def test_a_level_that_is_not_there(kind):
 
 @by_type([loss for loss in ON_LEVELS if 'HCL' not in loss['type']] + ON_A_MAP)
 def test_channels_differ(kind, loss):
-    samples = loss in (FGD, DEFEAT)
+    samples = needs_boxes(loss)
     level = None if loss in ON_LEVELS else 0
     with pytest.raises(
         ValueError,
@@ -211,16 +212,6 @@ def test_channels_differ_from_what_a_key_says(kind):
             'Set student_channels=16',
         ),
         (
-            DEFEAT,
-            dict(type='DeFeatAdapter', in_channel=4, out_channel=16),
-            'Set in_channel=16',
-        ),
-        (
-            DEFEAT,
-            dict(type='DeFeatAdapter', in_channel=16, out_channel=4),
-            r'\(2, 4, 8, 8\)(.|\n)*\(2, 16, 8, 8\)',
-        ),
-        (
             dict(type='HCLLoss'),
             dict(
                 type='ReviewKDConnector',
@@ -241,13 +232,11 @@ def test_channels_differ_from_what_a_key_says(kind):
             r'\(2, 4, 8, 8\)(.|\n)*\(2, 16, 8, 8\)(.|\n)*out_channels 16',
         ),
     ],
-    ids=['mgd', 'defeat in', 'defeat out', 'reviewkd in', 'reviewkd out'],
+    ids=['mgd', 'reviewkd in', 'reviewkd out'],
 )
 def test_connectors_of_other_channels(kind, loss, connector, mend):
     level = None if loss['type'] == 'HCLLoss' else 0
-    config = distiller(
-        loss, level=level, connector=connector, samples=loss is DEFEAT
-    )
+    config = distiller(loss, level=level, connector=connector, samples=False)
     with pytest.raises(ValueError, match=mend):
         step(kind, config)
 
@@ -258,7 +247,7 @@ def test_sizes_differ(kind):
         # It resizes.
         if 'PKD' in loss['type']:
             continue
-        config = distiller(loss, level=0, samples=loss in (FGD, DEFEAT))
+        config = distiller(loss, level=0, samples=needs_boxes(loss))
         config.loss_forward_mappings.loss_kd.preds_T.data_idx = 1
         with pytest.raises(
             ValueError,
@@ -270,8 +259,11 @@ def test_sizes_differ(kind):
 
 @pytest.mark.parametrize(
     ('loss', 'recorder', 'level'),
-    [(FGD, FPN, 0), (DEFEAT, FPN, 0), (ld(), HEAD, None)],
-    ids=['FGDLoss', 'DeFeatLoss', 'LDLoss'],
+    [
+        *((loss, FPN, 0) for loss in ON_A_MAP if needs_boxes(loss)),
+        (ld(), HEAD, None),
+    ],
+    ids=lambda x: x.get('type', '') if isinstance(x, dict) else '',
 )
 def test_no_ground_truth(kind, loss, recorder, level):
     with pytest.raises(
@@ -289,17 +281,15 @@ def test_no_ground_truth(kind, loss, recorder, level):
         step(kind, config)
 
 
-@pytest.mark.parametrize('name', ['DKDLoss', 'DeFeatRoILoss'])
-def test_no_labels(kind, name):
-    weights = dict(fg_weight=2, bg_weight=2) if 'DeFeat' in name else {}
-    inner = dict(type=f'kdvit_mm.{name}', **weights)
+@by_type([*taking('labelled logits').values()])
+def test_no_labels(kind, loss):
     fc = dict(type='ModuleOutputs', source='roi_head.bbox_head.fc_cls')
-    alone = distiller(inner, fc, samples=False)
+    alone = distiller(loss, fc, samples=False)
     pair = tiny.faster_rcnn(8), tiny.faster_rcnn(16)
     with pytest.raises(ValueError, match='loss_forward_mappings'):
         step(kind, alone, *pair)
 
-    config = distiller(dict(type='SharedRoILoss', loss=inner), fc)
+    config = distiller(dict(type='SharedRoILoss', loss=loss), fc)
     config.student_recorders.rois = dict(
         type='ModuleInputs', source='roi_head.bbox_roi_extractor'
     )

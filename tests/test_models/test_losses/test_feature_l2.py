@@ -4,6 +4,7 @@ from mmrazor.models.architectures.connectors import ConvModuleConnector
 
 from kdvit_mm.models.losses.feature_l2 import FeatureL2Loss
 from tests import tiny
+from tests.examples import Example, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -12,6 +13,10 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [
+    Example(dict(type='FeatureL2Loss'), lambda: pair(2, 4, 6, 5), 'levels')
+]
 
 REGRESSORS = {
     'strided': dict(kernel_size=3, stride=2, padding=1),

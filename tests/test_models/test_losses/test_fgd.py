@@ -10,6 +10,7 @@ from torch import nn
 
 from kdvit_mm.models.losses.fgd import FGDLoss
 from kdvit_mm.models.utils.gt_masks import scale_mask
+from tests.examples import Example, pair, samples
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -22,6 +23,14 @@ from tests.loss_checks import (
 from tests.tiny import detection_batch, gfl
 
 WEIGHTS = dict(alpha_fgd=1e-3, beta_fgd=5e-4, gamma_fgd=5e-4, lambda_fgd=5e-6)
+EXAMPLES = [
+    Example(
+        dict(type='FGDLoss', channels=16, map_covers=covers, **WEIGHTS),
+        lambda: pair(2, 16, 8, 8) | dict(data_samples=samples()),
+        'map',
+    )
+    for covers in ('img_shape', 'batch_input_shape')
+]
 
 
 def make_samples(boxes, sizes, padded=None):

@@ -2,7 +2,10 @@ import pytest
 import torch
 
 from kdvit_mm.models.losses.hcl import HCLLoss
+from tests.examples import Example, pair
 from tests.golden import parametrize
+
+EXAMPLES = [Example(dict(type='HCLLoss'), lambda: pair(2, 4, 6, 5), 'levels')]
 
 
 @parametrize('reviewkd', 'hcl')

@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.connectors.mgd import MGDGenerator  # noqa: F401
 from kdvit_mm.models.losses.mgd import MGDLoss
+from tests.examples import Example, pair
 from tests.loss_checks import (
     assert_robust,
     hard_pair,
@@ -10,6 +11,12 @@ from tests.loss_checks import (
     train_step,
 )
 from tests.tiny import detection_batch, gfl
+
+EXAMPLES = [
+    Example(
+        dict(type='MGDLoss', alpha_mgd=2e-5), lambda: pair(2, 4, 6, 5), 'map'
+    )
+]
 
 
 def test_value_and_gradient():
