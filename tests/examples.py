@@ -23,10 +23,10 @@ class Example(NamedTuple):
         config (dict[str, Any]): Its config; the type has no scope.
         inputs (Callable[[], dict[str, Any]]): Makes the arguments of its
             forward, on the default device.
-        takes (str): What it takes in ``test_bad_input.py``, where detectors
-            have necks of 16 channels: all ``levels`` of a neck, one ``map`` of
-            it, or ``labelled logits`` of proposals. Defaults to '', which
-            leaves it out there.
+        takes (str): ``neck`` for maps such as :func:`neck` makes,
+            ``listed neck`` where a key lists their channels, ``labelled
+            logits`` for those of proposals: such losses are tested on real
+            detectors, too. Defaults to '', which leaves them out.
     """
 
     config: dict[str, Any]
@@ -54,6 +54,16 @@ def maps(*shape: int) -> torch.Tensor:
 def pair(*shape: int) -> dict[str, torch.Tensor]:
     """Predictions of both sides."""
     return dict(preds_S=maps(*shape), preds_T=torch.randn(shape))
+
+
+def neck(**more: Any) -> dict[str, Any]:
+    """Five levels of 16 channels of both sides, and what else there is."""
+    shapes = [(2, 16, size, size) for size in (8, 4, 2, 1, 1)]
+    return dict(
+        preds_S=[maps(*shape) for shape in shapes],
+        preds_T=[torch.randn(shape) for shape in shapes],
+        **more,
+    )
 
 
 def samples(size: int = 64) -> list:

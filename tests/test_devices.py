@@ -151,6 +151,20 @@ def quality() -> None:
         assert measure.distill_norms().device == GPU
 
 
+@case('LevelWise')
+def level_wise() -> None:
+    connector = dict(
+        type='ConvModuleConnector', in_channel=4, out_channel=4, act_cfg=None
+    )
+    loss = build(
+        'LevelWise',
+        loss=dict(type='CWDLoss'),
+        num_levels=3,
+        connector=connector,
+    )
+    assert loss(pyramid(), pyramid()).device == GPU
+
+
 @case('SelectedLevelsLoss')
 def selected_levels() -> None:
     connector = dict(
@@ -167,7 +181,7 @@ def selected_levels() -> None:
         loss = build(
             'SelectedLevelsLoss',
             selector=dict(type=kind),
-            level_loss=dict(type='CWDLoss'),
+            loss=dict(type='CWDLoss'),
             num_levels=3,
             **more,
         )
@@ -228,7 +242,7 @@ def test_level_selection_and_its_probes(monkeypatch) -> None:
             loss_levels=dict(
                 type='SelectedLevelsLoss',
                 selector=dict(type='PPOLevels', remembers=True),
-                level_loss=dict(type='CWDLoss'),
+                loss=dict(type='CWDLoss'),
                 num_levels=5,
             )
         ),

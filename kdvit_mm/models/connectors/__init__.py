@@ -1,21 +1,21 @@
-"""Connectors, one method a file; a file in this folder is imported by itself.
+"""Connectors, one method per file.
 
-What it registers can be imported from here.
+All modules are imported, so that a new connector is one new file.
 """
 
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any
 
-from kdvit_mm.registry import MODELS
+from kdvit_mm.models.utils.discovery import public_classes
 
-for _module in iter_modules(__path__, f'{__name__}.'):
-    import_module(_module.name)
+_CLASSES = public_classes(__name__)
+__all__ = sorted(_CLASSES)
 
 
 def __getattr__(name: str) -> Any:
-    """Finds a connector by its name."""
-    found = MODELS.module_dict.get(name)
-    if found is None or not found.__module__.startswith(f'{__name__}.'):
-        raise AttributeError(f'{__name__} has no connector {name}')
-    return found
+    if name in _CLASSES:
+        return _CLASSES[name]
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -39,9 +39,8 @@ def needs_boxes(loss):
     return 'data_samples' in EXAMPLES_BY_TYPE[kind][0].inputs()
 
 
-ON_LEVELS = [*taking('levels').values()]
-ON_A_MAP = [*taking('map').values()]
-FGD = taking('map')['FGDLoss']
+ON_NECKS = [*taking('neck').values()]
+FGD = taking('neck')['FGDLoss']
 by_type = partial(pytest.mark.parametrize, 'loss', ids=lambda x: x['type'])
 
 
@@ -107,14 +106,14 @@ def ld(**options):
     )
 
 
-@by_type(ON_LEVELS)
+@by_type(ON_NECKS)
 def test_lists_of_different_lengths(kind, loss):
     with pytest.raises(
         ValueError,
         match=r'preds_S has 4 levels and preds_T has 5(.|\n)*set data_idx of '
         'both in loss_forward_mappings',
     ):
-        step(kind, distiller(loss, samples=False), fewer_levels())
+        step(kind, distiller(loss, samples=needs_boxes(loss)), fewer_levels())
 
 
 def test_lists_of_different_lengths_where_a_key_lists_the_levels(kind):
@@ -142,16 +141,6 @@ def test_lists_of_different_lengths_where_a_key_lists_the_levels(kind):
         step(kind, config)
 
 
-@by_type(ON_A_MAP)
-def test_whole_lists_where_one_map_is_taken(kind, loss):
-    samples = needs_boxes(loss)
-    with pytest.raises(
-        ValueError,
-        match='Set data_idx of preds_S in loss_forward_mappings',
-    ):
-        step(kind, distiller(loss, samples=samples))
-
-
 def test_a_level_that_is_not_there(kind):
     """Mmrazor's own sentence; ours adds where."""
     config = distiller(FGD, level=4)
@@ -165,10 +154,8 @@ def test_a_level_that_is_not_there(kind):
     )
 
 
-@by_type([loss for loss in ON_LEVELS if 'HCL' not in loss['type']] + ON_A_MAP)
+@by_type([loss for loss in ON_NECKS if 'HCL' not in loss['type']])
 def test_channels_differ(kind, loss):
-    samples = needs_boxes(loss)
-    level = None if loss in ON_LEVELS else 0
     with pytest.raises(
         ValueError,
         match=r'\(2, 8, 8, 8\)(.|\n)*\(2, 16, 8, 8\)(.|\n)*'
@@ -176,8 +163,11 @@ def test_channels_differ(kind, loss):
         r"act_cfg=None\)\) and connector='.*_s' in "
         r'loss_forward_mappings\.loss_.*\.preds_S.*data_idx',
     ):
-        step(kind, distiller(loss, level=level, samples=samples),
-             tiny.gfl(8, fpn=8))  # fmt: skip
+        step(
+            kind,
+            distiller(loss, samples=needs_boxes(loss)),
+            tiny.gfl(8, fpn=8),
+        )
 
 
 def test_channels_differ_from_what_a_key_says(kind):
@@ -242,39 +232,43 @@ def test_connectors_of_other_channels(kind, loss, connector, mend):
 
 
 def test_sizes_differ(kind):
-    """The student's P3 and the teacher's P4."""
-    for loss in (*ON_LEVELS, *ON_A_MAP):
+    """The student's P3 to P7 and the teacher's P2 to P6."""
+    teacher = tiny.gfl(16)
+    teacher.neck.start_level = 0
+    for loss in ON_NECKS:
         # It resizes.
         if 'PKD' in loss['type']:
             continue
-        config = distiller(loss, level=0, samples=needs_boxes(loss))
-        config.loss_forward_mappings.loss_kd.preds_T.data_idx = 1
         with pytest.raises(
             ValueError,
-            match=r'\(2, 16, 8, 8\)(.|\n)*\(2, 16, 4, 4\)(.|\n)*'
+            match=r'\(2, 16, 8, 8\)(.|\n)*\(2, 16, 16, 16\)(.|\n)*'
             '(data_idx|resize=True|Record both|ConvModuleConnector|out_sizes)',
         ):
-            step(kind, config)
+            step(
+                kind,
+                distiller(loss, samples=needs_boxes(loss)),
+                teacher=teacher,
+            )
 
 
 @pytest.mark.parametrize(
-    ('loss', 'recorder', 'level'),
+    ('loss', 'recorder'),
     [
-        *((loss, FPN, 0) for loss in ON_A_MAP if needs_boxes(loss)),
-        (ld(), HEAD, None),
+        *((loss, FPN) for loss in ON_NECKS if needs_boxes(loss)),
+        (ld(), HEAD),
     ],
     ids=lambda x: x.get('type', '') if isinstance(x, dict) else '',
 )
-def test_no_ground_truth(kind, loss, recorder, level):
+def test_no_ground_truth(kind, loss, recorder):
     with pytest.raises(
         ValueError,
         match=r"Add data_samples=dict\(type='ModuleInputs', source=''\) to "
         r'student_recorders and data_samples=dict\(.*data_idx=1\) to the '
         "loss's loss_forward_mappings",
     ):
-        step(kind, distiller(loss, recorder, level, samples=False))
+        step(kind, distiller(loss, recorder, samples=False))
     # The images in their place.
-    config = distiller(loss, recorder, level)
+    config = distiller(loss, recorder)
     mapping = config.loss_forward_mappings.loss_kd
     mapping.data_samples.data_idx = 0
     with pytest.raises(ValueError, match="ModuleInputs', source=''"):

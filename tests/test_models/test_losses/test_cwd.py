@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from kdvit_mm.models.losses.cwd import CWDLoss
+from kdvit_mm.models.losses.feature.cwd import CWDLoss
 from tests import tiny
-from tests.examples import Example, maps, pair
+from tests.examples import Example, maps, neck
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -14,7 +14,7 @@ from tests.loss_checks import (
 )
 
 EXAMPLES = [
-    Example(dict(type='CWDLoss'), lambda: pair(2, 4, 6, 5), 'levels'),
+    Example(dict(type='CWDLoss'), neck, 'neck'),
     *(
         Example(
             dict(

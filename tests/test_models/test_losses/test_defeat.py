@@ -8,9 +8,10 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from kdvit_mm.models.connectors.defeat import DeFeatAdapter
-from kdvit_mm.models.losses.defeat import DeFeatLoss, DeFeatRoILoss
+from kdvit_mm.models.losses.feature.defeat import DeFeatLoss, DeFeatRoILoss
 from kdvit_mm.models.utils.gt_masks import level_mask
-from tests.examples import Example, pair, samples
+from kdvit_mm.registry import MODELS, RenamedKeyWarning
+from tests.examples import Example, neck, pair, samples
 from tests.golden import parametrize, read_cases
 from tests.loss_checks import (
     assert_golden,
@@ -34,12 +35,10 @@ EXAMPLES = [
             type='DeFeatLoss',
             fg_weight=3,
             bg_weight=12,
-            stride=8,
-            level=0,
-            num_levels=5,
+            stride=[8, 16, 32, 64, 128],
         ),
-        lambda: pair(2, 4, 8, 8) | dict(data_samples=samples()),
-        'map',
+        lambda: neck(data_samples=samples()),
+        'neck',
     ),
     *(
         Example(
@@ -328,6 +327,16 @@ def test_roi_loss_is_robust(dtype):
     )
 
 
+def test_old_key():
+    with pytest.warns(RenamedKeyWarning, match='temperature is now tau'):
+        loss = MODELS.build(
+            dict(
+                type='DeFeatRoILoss', fg_weight=2, bg_weight=2, temperature=3.0
+            )
+        )
+    assert loss.tau == 3
+
+
 def test_errors():
     loss = DeFeatLoss(3, 12, 8, 0, 5)
     feature = torch.zeros(1, 4, 5, 6)
@@ -337,6 +346,8 @@ def test_errors():
         ValueError, match=r"ModuleInputs', source=''.*data_idx=1"
     ):
         loss(feature, feature)
+    with pytest.raises(ValueError, match='Set data_idx of preds_S in loss_f'):
+        loss([feature] * 5, [feature] * 5, make_samples([torch.zeros(0, 4)]))
     with pytest.raises(ValueError, match='level 5 is not one of 5'):
         DeFeatLoss(3, 12, 8, 5, 5)
     with pytest.raises(ValueError, match=r'labels.*\(2,\).*\(3, 4\)'):
@@ -434,8 +445,7 @@ def test_adapter_of_other_channels(channels, fix):
 def test_on_a_two_stage_detector():
     model = build(fpn=256, distiller=read_distiller('defeat_fpn_roi'))
     losses, data = step(model)
-    names = [f'distill.loss_defeat_p{level}' for level in range(2, 7)]
-    names.append('distill.loss_defeat_roi')
+    names = ['distill.loss_defeat', 'distill.loss_defeat_roi']
     assert names == [name for name in losses if name.startswith('distill')]
     assert all(losses[name] > 0 for name in names)
     distiller = model.distiller

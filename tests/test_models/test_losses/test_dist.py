@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from kdvit_mm.models.losses.dist import DISTLoss
+from kdvit_mm.models.losses.relation.dist import DISTLoss
 from tests import tiny
-from tests.examples import Example, pair
+from tests.examples import Example, neck, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -14,7 +14,7 @@ from tests.loss_checks import (
 )
 
 EXAMPLES = [
-    Example(dict(type='DISTLoss'), lambda: pair(2, 2, 6, 5), 'levels'),
+    Example(dict(type='DISTLoss'), neck, 'neck'),
     Example(dict(type='DISTLoss'), lambda: pair(3, 5)),
     Example(dict(type='DISTLoss', use_sigmoid=True), lambda: pair(2, 2, 6, 5)),
     Example(dict(type='DISTLoss', use_sigmoid=True), lambda: pair(3, 5)),

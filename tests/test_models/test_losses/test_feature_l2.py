@@ -2,9 +2,9 @@ import pytest
 import torch
 from mmrazor.models.architectures.connectors import ConvModuleConnector
 
-from kdvit_mm.models.losses.feature_l2 import FeatureL2Loss
+from kdvit_mm.models.losses.feature.feature_l2 import FeatureL2Loss
 from tests import tiny
-from tests.examples import Example, pair
+from tests.examples import Example, neck
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -14,9 +14,7 @@ from tests.loss_checks import (
     train_step,
 )
 
-EXAMPLES = [
-    Example(dict(type='FeatureL2Loss'), lambda: pair(2, 4, 6, 5), 'levels')
-]
+EXAMPLES = [Example(dict(type='FeatureL2Loss'), neck, 'neck')]
 
 REGRESSORS = {
     'strided': dict(kernel_size=3, stride=2, padding=1),

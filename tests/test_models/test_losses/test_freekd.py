@@ -3,25 +3,19 @@ import pytest
 import pywt
 import torch
 
-from kdvit_mm.models.losses.freekd import (
+from kdvit_mm.models.losses.feature.freekd import (
     FreeKDLoss,
     FrequencyPrompt,
     dice_overlap,
 )
 from kdvit_mm.models.utils.haar import haar_dwt
 from kdvit_mm.registry import MODELS
-from tests.examples import Example, maps
+from tests.examples import Example, neck
 from tests.golden import parametrize
 from tests.tiny import algorithm, detection_batch, gfl
 
 EXAMPLES = [
-    Example(
-        dict(type='FreeKDLoss', channels=[4, 4]),
-        lambda: dict(
-            preds_S=[maps(2, 4, 9, 8), maps(2, 4, 4, 4)],
-            preds_T=[torch.randn(2, 4, 9, 8), torch.randn(2, 4, 4, 4)],
-        ),
-    )
+    Example(dict(type='FreeKDLoss', channels=[16] * 5), neck, 'listed neck')
 ]
 
 SIZES = [(25, 19), (6, 8), (2, 3), (1, 1)]

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from kdvit_mm.models.losses.hcl import HCLLoss
-from tests.examples import Example, pair
+from kdvit_mm.models.losses.feature.hcl import HCLLoss
+from tests.examples import Example, neck
 from tests.golden import parametrize
 
-EXAMPLES = [Example(dict(type='HCLLoss'), lambda: pair(2, 4, 6, 5), 'levels')]
+EXAMPLES = [Example(dict(type='HCLLoss'), neck, 'neck')]
 
 
 @parametrize('reviewkd', 'hcl')

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from kdvit_mm.models.connectors.mgd import MGDGenerator  # noqa: F401
-from kdvit_mm.models.losses.mgd import MGDLoss
-from tests.examples import Example, pair
+from kdvit_mm.models.losses.feature.mgd import MGDLoss
+from tests.examples import Example, neck
 from tests.loss_checks import (
     assert_robust,
     hard_pair,
@@ -12,11 +12,7 @@ from tests.loss_checks import (
 )
 from tests.tiny import detection_batch, gfl
 
-EXAMPLES = [
-    Example(
-        dict(type='MGDLoss', alpha_mgd=2e-5), lambda: pair(2, 4, 6, 5), 'map'
-    )
-]
+EXAMPLES = [Example(dict(type='MGDLoss', alpha_mgd=2e-5), neck, 'neck')]
 
 
 def test_value_and_gradient():

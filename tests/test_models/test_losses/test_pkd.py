@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdvit_mm.models.losses.pkd import PKDLoss
+from kdvit_mm.models.losses.feature.pkd import PKDLoss
 from tests import tiny
-from tests.examples import Example, maps, pair
+from tests.examples import Example, maps, neck, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -18,8 +18,8 @@ from tests.loss_checks import (
 EXAMPLES = [
     Example(
         dict(type='PKDLoss'),
-        lambda: dict(preds_S=maps(2, 4, 6, 5), preds_T=maps(2, 4, 7, 8)),
-        'levels',
+        neck,
+        'neck',
     ),
     Example(
         dict(type='PKDLoss', resize_stu=False),

@@ -11,7 +11,10 @@ from torch import nn
 
 from kdvit_mm.catalog import config_root, methods
 from kdvit_mm.models.losses import DISTLoss, DKDLoss
-from kdvit_mm.models.losses.shared_roi import SharedRoILoss, teacher_logits
+from kdvit_mm.models.losses.wrappers.shared_roi import (
+    SharedRoILoss,
+    teacher_logits,
+)
 from kdvit_mm.models.recorders import ModuleRecorder
 from kdvit_mm.registry import MODELS
 from tests import tiny
@@ -50,14 +53,11 @@ EXAMPLES = [
 ]
 
 
-def read_distiller(name='dkd_roi', off=False):
-    """A distiller of configs/_base_, with all weights 0 if it is off."""
+def read_distiller(name='dkd_roi', **changes):
+    """A distiller of configs/_base_ with other options of its losses."""
     config = Config.fromfile(DISTILLERS / f'{name}.py').distiller
     for loss in config.distill_losses.values():
-        loss = loss.loss if 'loss' in loss else loss
-        if off:
-            weights = [key for key in loss if key.endswith('_weight')]
-            loss.update(dict.fromkeys(weights or ['loss_weight'], 0))
+        loss.update(changes)
     return config
 
 
@@ -189,7 +189,7 @@ def test_weight_0_trains_as_if_alone(name):
             optimizer.step()
             optimizer.zero_grad()
 
-    model = build(fpn=256, distiller=read_distiller(name, off=True))
+    model = build(fpn=256, distiller=read_distiller(name, loss_weight=0))
     alone = copy.deepcopy(model.student)
     train(model)
     train(alone)
