@@ -8,18 +8,17 @@ from typing import Any
 
 import pytest
 import torch
-from mmengine.structures import InstanceData
 from mmengine.utils import digit_version
 from torch import nn
 
 import kdvit_mm  # noqa: F401
 from kdvit_mm.engine.hooks import LevelSelectionHook
-from kdvit_mm.models.losses.feature.freekd import FrequencyPrompt
 from kdvit_mm.models.recorders.fpn_level_selection import Pyramid
 from kdvit_mm.models.selectors.benefits import image_losses, level_benefits
 from kdvit_mm.registry import MODELS
+from tests.examples import Example, read_examples, samples
 from tests.fake_gpu import GPU, fake_gpu, maps
-from tests.tiny import algorithm, detection_batch, faster_rcnn, gfl
+from tests.tiny import algorithm, detection_batch, gfl
 
 pytestmark = pytest.mark.skipif(
     digit_version(torch.__version__) < digit_version('2.6'),
@@ -43,194 +42,28 @@ def build(kind: str, **options: Any) -> nn.Module:
     return MODELS.build(dict(type=f'kdvit_mm.{kind}', **options)).to(GPU)
 
 
-def pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return maps(*shape), maps(*shape, requires_grad=False)
-
-
 def pyramid() -> Pyramid:
     levels = Pyramid(maps(2, 4, size, size) for size in SIZES)
     levels.used = [maps(2, 4, size, size) for size in SIZES]
     return levels
 
 
-def samples(size: int = 64) -> list:
-    """As a data preprocessor leaves them: boxes on the GPU."""
-    from mmdet.structures import DetDataSample
+def run_examples(examples: list[Example]) -> Callable[[], None]:
+    """What the own test file of a loss or connector has to show of it."""
 
-    found = []
-    for index in range(2):
-        shape = (size, size)
-        sample = DetDataSample(
-            metainfo=dict(
-                img_id=index,
-                img_shape=shape,
-                pad_shape=shape,
-                batch_input_shape=shape,
-            )
-        )
-        sample.gt_instances = InstanceData(
-            bboxes=torch.rand(3, 4, device=GPU),
-            labels=torch.zeros(3, dtype=torch.long, device=GPU),
-        )
-        found.append(sample)
-    return found
+    def run() -> None:
+        for example in examples:
+            options = dict(example.config)
+            module = build(options.pop('type'), **options)
+            with GPU:
+                inputs = example.inputs()
+            module(**inputs)
+
+    return run
 
 
-@case('CWDLoss')
-def cwd() -> None:
-    for norm, divergence in (
-        ('channel', 'kl'),
-        ('spatial', 'kl'),
-        ('channel', 'mse'),
-        ('channel_mean', 'mse'),
-    ):
-        options = dict(norm_type=norm, divergence=divergence, resize=True)
-        build('CWDLoss', tau=2, **options)(maps(2, 4, 6, 5), maps(2, 4, 7, 8))
-
-
-@case('FeatureL2Loss')
-def feature_l2() -> None:
-    build('FeatureL2Loss')(*pair(2, 4, 6, 5))
-
-
-@case('HCLLoss')
-def hcl() -> None:
-    build('HCLLoss')(*pair(2, 4, 6, 5))
-
-
-@case('PKDLoss')
-def pkd() -> None:
-    for resize in (True, False):
-        loss = build('PKDLoss', resize_stu=resize)
-        loss(maps(2, 4, 6, 5), maps(2, 4, 7, 8))
-        loss(*pair(1, 4, 1, 1))
-
-
-@case('DISTLoss')
-def dist() -> None:
-    for shape in (3, 5), (2, 2, 6, 5):
-        for sigmoid in (True, False):
-            build('DISTLoss', use_sigmoid=sigmoid)(*pair(*shape))
-
-
-@case('DKDLoss')
-def dkd() -> None:
-    from mmpretrain.structures import DataSample
-
-    loss = build('DKDLoss', tau=2)
-    for device in (GPU, 'cpu'):
-        labels = torch.zeros(3, dtype=torch.long, device=device)
-        loss(*pair(3, 5), gt_labels=labels)
-        found = [DataSample().set_gt_label(label) for label in labels]
-        loss(*pair(3, 5), data_samples=found)
-
-
-@case('DeFeatLoss')
-def defeat() -> None:
-    loss = build(
-        'DeFeatLoss', fg_weight=3, bg_weight=12, stride=8, level=0,
-        num_levels=2,
-    )  # fmt: skip
-    loss(*pair(2, 4, 8, 8), data_samples=samples())
-
-
-@case('DeFeatRoILoss')
-def defeat_roi() -> None:
-    labels = torch.zeros(6, dtype=torch.long, device=GPU)
-    for background in ('last_logit', 'largest_label'):
-        loss = build(
-            'DeFeatRoILoss', fg_weight=2, bg_weight=2, background=background
-        )
-        loss(*pair(6, 4), labels)
-
-
-@case('FGDLoss')
-def fgd() -> None:
-    weights = dict.fromkeys(
-        ('alpha_fgd', 'beta_fgd', 'gamma_fgd', 'lambda_fgd'), 1e-3
-    )
-    for covers in ('img_shape', 'batch_input_shape'):
-        loss = build('FGDLoss', channels=4, map_covers=covers, **weights)
-        loss(*pair(2, 4, 8, 8), data_samples=samples())
-
-
-@case('FreeKDLoss')
-def freekd() -> None:
-    loss = build('FreeKDLoss', channels=[4, 4])
-    pairs = pair(2, 4, 9, 8), pair(2, 4, 4, 4)
-    loss(*zip(*pairs, strict=True))
-    FrequencyPrompt(4, 2).to(GPU)(maps(2, 4, 9, 8))
-
-
-@case('LDLoss')
-def ld() -> None:
-    head = gfl().bbox_head
-    anchors = dict(head.anchor_generator, strides=[8, 16])
-    loss = build(
-        'LDLoss',
-        anchor_generator=anchors,
-        assigner=dict(type='ATSSAssigner', topk=9),
-    )
-    heads = [
-        [[maps(2, channels, n, n) for n in (8, 4)] for channels in (3, 68)]
-        for _ in range(2)
-    ]
-    loss(*heads, samples())
-
-
-@case('MGDLoss', 'MGDGenerator')
-def mgd() -> None:
-    for on_channel in (True, False):
-        generator = build(
-            'MGDGenerator',
-            student_channels=3,
-            teacher_channels=4,
-            lambda_mgd=0.5,
-            mask_on_channel=on_channel,
-        )
-        generated = generator.forward_train(maps(2, 3, 6, 5))
-        build('MGDLoss', alpha_mgd=1e-5)(generated, maps(2, 4, 6, 5))
-
-
-@case('DeFeatAdapter')
-def defeat_adapter() -> None:
-    adapter = build('DeFeatAdapter', in_channel=3, out_channel=4)
-    adapter.forward_train(maps(2, 3, 6, 5).half())
-
-
-@case('ReviewKDConnector')
-def reviewkd() -> None:
-    for sizes in (None, [8, (5, 4)]):
-        connector = build(
-            'ReviewKDConnector',
-            in_channels=[3, 4],
-            out_channels=[4, 4],
-            mid_channels=4,
-            out_sizes=sizes,
-        )
-        connector((maps(2, 3, 8, 8), maps(2, 4, 4, 4)))
-    connector((maps(1, 3, 2, 2), maps(1, 4, 1, 1)))
-
-
-@case('SharedRoILoss')
-def shared_roi() -> None:
-    from mmdet.registry import MODELS as DETECTION
-
-    config = faster_rcnn().roi_head
-    # mmcv's own operator takes real tensors only.
-    config.bbox_roi_extractor.roi_layer.use_torchvision = True
-    head = DETECTION.build(dict(config, train_cfg=None, test_cfg=None))
-    head.to(GPU)
-    neck = [maps(2, 16, size, size) for size in (16, 8, 4, 2)]
-    rois = torch.rand(6, 5, device=GPU)
-    labels = torch.zeros(6, dtype=torch.long, device=GPU)
-    for inner in (
-        dict(type='kdvit_mm.DKDLoss'),
-        dict(type='kdvit_mm.DISTLoss'),
-        dict(type='kdvit_mm.DeFeatRoILoss', fg_weight=2, bg_weight=2),
-    ):
-        loss = build('SharedRoILoss', loss=inner)
-        loss(maps(6, 11), rois, neck, head, labels)
+for kind, examples in read_examples().items():
+    case(kind)(run_examples(examples))
 
 
 SELECTORS = dict(
@@ -329,7 +162,7 @@ def level_wise() -> None:
         num_levels=3,
         connector=connector,
     )
-    assert loss(pyramid(), pyramid(), samples()).device == GPU
+    assert loss(pyramid(), pyramid()).device == GPU
 
 
 @case('SelectedLevelsLoss')
@@ -354,7 +187,9 @@ def selected_levels() -> None:
         )
         for applies in (True, False):
             loss.applies_selection = applies
-            assert loss(pyramid(), pyramid(), samples()).device == GPU
+            with GPU:
+                found = samples()
+            assert loss(pyramid(), pyramid(), found).device == GPU
             for value in vars(loss.last).values():
                 if isinstance(value, torch.Tensor):
                     assert value.device == GPU
@@ -454,6 +289,11 @@ def test_every_class_has_a_case():
         for name, kind in MODELS.module_dict.items()
         if kind.__module__.startswith('kdvit_mm.')
     }
+    missing = sorted(ours - CASES.keys())
+    assert missing == [], (
+        f'no input for {missing}: add EXAMPLES to the test file of a loss or '
+        'connector, as tests/examples.py says, or a case here'
+    )
     assert ours == CASES.keys()
 
 

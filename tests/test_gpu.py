@@ -10,6 +10,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import distributed
 
+from kdvit_mm.catalog import methods
 from tests.test_engine.test_training import DISTILLED, read_config
 
 pytestmark = [
@@ -18,17 +19,11 @@ pytestmark = [
         not torch.cuda.is_available(), reason='there is no CUDA device'
     ),
 ]
-DIGITS = 'gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224'
 CONFIGS = DISTILLED | {
-    name: f'{name}_{DIGITS}'
-    for name in (
-        'fgd_fpn', 'ld_head', 'mgd_fpn', 'pkd_fpn', 'defeat_fpn',
-        'reviewkd_fpn', 'dist_head', 'rl_fpn',
-    )
-} | {
-    'dkd_roi': 'dkd_roi_faster-rcnn_r18-w0.5_faster-rcnn_r18-w0.125_10e'
-    '_digits-224'
-}  # fmt: skip
+    method.name: method.demo['digits']
+    for method in methods('Detection').values()
+    if method.demo and method.demo['digits'] not in DISTILLED.values()
+}
 
 
 @HOOKS.register_module()
@@ -66,10 +61,12 @@ def run(
     steps = 4 if name == 'seg' else epochs
     cfg = read_config(CONFIGS[name], digits, work_dir, steps)
     cfg.model.channels_last = True
+    for loss in cfg.model.distiller.distill_losses.values():
+        loss.pop('prompt_ckpt', None)
     if amp:
         cfg.optim_wrapper.type = 'mmengine.AmpOptimWrapper'
         cfg.optim_wrapper.dtype = 'bfloat16'
-    if name == 'rl_fpn':
+    if name == 'rl':
         hook = cfg.custom_hooks[-1]
         hook.update(update_interval=3, probe_interval=2)
         hook.probe_dataloader.dataset.data_root = f'{digits}/'
@@ -103,15 +100,15 @@ def test_step_on_a_gpu(name, amp, digits, tmp_path):
     run(name, digits, tmp_path / name, amp)
 
 
-@pytest.mark.parametrize('name', [*DISTILLED, 'rl_fpn'])
+@pytest.mark.parametrize('name', [*DISTILLED, 'rl'])
 def test_step_under_nccl(name, digits, tmp_path, one_rank):
     run(name, digits, tmp_path / name, amp=True)
 
 
 def test_level_selection_resumes_on_a_gpu(digits, tmp_path):
-    work_dir = tmp_path / 'rl_fpn'
-    run('rl_fpn', digits, work_dir, amp=False)
-    runner = run('rl_fpn', digits, work_dir, amp=False, epochs=2, resume=True)
+    work_dir = tmp_path / 'rl'
+    run('rl', digits, work_dir, amp=False)
+    runner = run('rl', digits, work_dir, amp=False, epochs=2, resume=True)
     # Eight iterations, the buffer of the first epoch's last one kept.
     loss = runner.model.distiller.distill_losses.loss_levels
     assert int(loss.selector.updates) == 2

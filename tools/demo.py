@@ -12,6 +12,7 @@ import argparse
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from mmengine.runner import Runner
 from prettytable import PrettyTable, TableStyle
 
 from kdvit_mm.analysis.doctor import count_flops
+from kdvit_mm.catalog import methods
 from kdvit_mm.datasets.preparation import data_options, prepare_data
 from kdvit_mm.engine.recipe import read_recipe
 from kdvit_mm.engine.stages import (
@@ -48,71 +50,84 @@ class Recipe(NamedTuple):
     metrics: dict[str, str]
 
 
-DETECTION = {'digits': '10e_digits-224', 'bccd': '16e_bccd-320'}
+TASKS = {'det': 'Detection', 'seg': 'Segmentation', 'cls': 'Classification'}
 DEFAULTS = {'det': 'mmrazor-cwd', 'seg': 'cwd', 'cls': 'kd'}
-# Methods of the detection demo and where they distil.
-METHODS = {
-    'mmrazor-cwd': 'fpn',
-    'cwd': 'fpn',
-    'fgd': 'fpn',
-    'mgd': 'fpn',
-    'ld': 'head',
-    'reviewkd': 'fpn',
-    'dkd': 'roi',
-    'pkd': 'fpn',
-    'defeat': 'fpn',
-    'dist': 'head',
-    'freekd': 'fpn',
-    'rl': 'fpn',
+# Of mmrazor's own class, which is no method of this package.
+MMRAZOR = {
+    'digits': 'mmrazor-cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224',
+    'bccd': 'mmrazor-cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_16e_bccd-320',
 }
-OTHERS = {
-    'seg': Recipe(
-        'pspnet_r18-w0.5-d8_1k_digits-128',
-        'fcn_r18-w0.125-d8_1k_digits-128',
-        'cwd_logits_pspnet_r18-w0.5_fcn_r18-w0.125_1k_digits-128',
-        {'mIoU': 'mIoU', 'aAcc': 'aAcc'},
-    ),
-    'cls': Recipe(
-        'resnet18-w0.25_10e_digits-32',
-        'resnet18-w0.0625_10e_digits-32',
-        'kd_logits_resnet18-w0.25_resnet18-w0.0625_10e_digits-32',
-        {'top-1': 'accuracy/top1'},
-    ),
+METRICS = {
+    'det': {'mAP': 'coco/bbox_mAP', 'mAP50': 'coco/bbox_mAP_50'},
+    'seg': {'mIoU': 'mIoU', 'aAcc': 'aAcc'},
+    'cls': {'top-1': 'accuracy/top1'},
 }
+# Parts of a model's config name that its pair's name leaves out.
+PARTS = {'det': '_fpn', 'seg': '-d8', 'cls': ''}
 
 
-def detection_recipe(data: str, method: str) -> Recipe:
-    """Configs of a detection method; DKD distils a two-stage detector."""
-    detector = 'faster-rcnn' if method == 'dkd' else 'gfl'
-    teacher, student = f'{detector}_r18-w0.5', f'{detector}_r18-w0.125'
-    schedule = DETECTION[data]
-    return Recipe(
-        f'{teacher}_fpn_{schedule}',
-        f'{student}_fpn_{schedule}',
-        f'{method}_{METHODS[method]}_{teacher}_{student}_{schedule}',
-        {'mAP': 'coco/bbox_mAP', 'mAP50': 'coco/bbox_mAP_50'},
+def demos(task: str) -> dict[str, Mapping[str, str]]:
+    """Names of the distillation configs of a task, by method and data."""
+    found = {name: m.demo for name, m in methods(TASKS[task]).items()}
+    if task == 'det':
+        found['mmrazor-cwd'] = MMRAZOR
+    return {name: configs for name, configs in found.items() if configs}
+
+
+def find_recipe(task: str, data: str, method: str) -> Recipe:
+    """Finds the configs of a demo.
+
+    Args:
+        task (str): One of ``TASKS``.
+        data (str): Name of a data set.
+        method (str): Name of a method.
+
+    Returns:
+        Recipe: The configs.
+
+    Raises:
+        ValueError: If there is no such demo.
+    """
+    found = demos(task)
+    if method not in found:
+        raise ValueError(
+            f'there is no {task} demo of "{method}", only of '
+            f'{", ".join(found)}'
+        )
+    if data not in found[method]:
+        raise ValueError(
+            f'the {task} demo of "{method}" is not on {data}, but on '
+            f'{", ".join(found[method])}'
+        )
+    distilled = found[method][data]
+    # <method>_<where>_<teacher>_<student>_<schedule>_<data>
+    *pair, schedule, images = distilled.split('_')[2:]
+    teacher, student = (
+        f'{"_".join(side)}{PARTS[task]}_{schedule}_{images}'
+        for side in (pair[: len(pair) // 2], pair[len(pair) // 2 :])
     )
+    return Recipe(teacher, student, distilled, METRICS[task])
 
 
 def parse_args() -> argparse.Namespace:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--task', choices=['det', 'seg', 'cls'], default='det')
-    parser.add_argument('--data', choices=[*DETECTION], default='digits')
+    parser.add_argument('--task', choices=[*TASKS], default='det')
+    parser.add_argument('--data', default='digits', help='name of a data set')
     parser.add_argument(
         '--method',
-        choices=[*METHODS],
-        help='of the detection demo; mmrazor-cwd if not given',
+        help='see configs/demo/README.md; by default '
+        + ', '.join(f'{method} for {t}' for t, method in DEFAULTS.items()),
     )
     parser.add_argument('--data-root', help='folder of the data set')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', default='work_dirs/demo')
     args = parser.parse_args()
-    if args.task != 'det' and (args.data != 'digits' or args.method):
-        parser.error(
-            f'the {args.task} demo has one method and is on digits: leave out '
-            '--method and --data'
-        )
+    args.method = args.method or DEFAULTS[args.task]
+    try:
+        args.recipe = find_recipe(args.task, args.data, args.method)
+    except ValueError as error:
+        parser.error(str(error))
     return args
 
 
@@ -224,8 +239,7 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     """Runs the demo from data to pictures."""
     start = time.time()
-    method = args.method or DEFAULTS[args.task]
-    recipe = OTHERS.get(args.task) or detection_recipe(args.data, method)
+    method, recipe = args.method, args.recipe
     # Methods share the teacher and the student alone.
     runs = Path(args.out, f'{args.task}_{args.data}_seed{args.seed}')
     out = runs / method

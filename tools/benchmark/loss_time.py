@@ -1,16 +1,17 @@
 """Time, memory and memory traffic of every distill loss, in one run.
 
-Forward and backward of each loss, with its connector if it has one, on the
-five maps of an FPN, of shape (2, 256, H, W) and strides 8 to 128; on the
-outputs of a GFL head, or on 1024 proposals. Beside it mmrazor's own class,
-where there is one, and beside FGD's masks a loop over the boxes. All rows are
-measured in turn, over and over, so that whatever else the machine does hits
-each of them; a speed-up is the median of the ratios within a round.
+Forward and backward of the distillers of all methods for detection, each with
+its losses and connectors, on the five maps of an FPN, of shape (2, 256, H, W)
+and strides 8 to 128, on the outputs of a GFL head and on 1024 proposals.
+Classes that mmrazor has, too, are compared with its own, and FGD's masks with
+a loop over the boxes. All rows are measured in turn, over and over, so that
+whatever else the machine does hits each of them; a speed-up is the median of
+the ratios within a round.
 
-A pass is the reading of both inputs of a loss once. The passes of its forward
+A pass is the reading of both inputs of a row once. The passes of its forward
 are the bytes that all operators read and write over the bytes of its inputs.
 Views are free, repeated elements count once, and what an operator does inside
-is not seen.
+is not seen. Connectors count in the rows of distillers alone.
 """
 
 import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
@@ -26,15 +27,19 @@ from typing import Any, NamedTuple
 
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
 from prettytable import PrettyTable
 from step_time import tensor_memory
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kdvit_mm.catalog import config_root, methods
 from kdvit_mm.compat.patches.intact_records import tensors_of
 from kdvit_mm.models.utils.gt_masks import scale_mask
 from kdvit_mm.registry import MODELS
 
+#: By type and source of the recorder.
+Records = dict[tuple[str, str], Any]
 BATCH, CHANNELS, CLASSES, PROPOSALS = 2, 256, 80, 1024
 STRIDES = (8, 16, 32, 64, 128)
 #: Seconds that a row is measured for in a round, at least one step.
@@ -154,13 +159,11 @@ class Inputs:
         return sample
 
 
-def levels(*losses: Callable, **more: Any) -> Callable[[Any, Any], Any]:
-    """The sum over the levels of one loss, or of one for each level."""
-    losses *= len(STRIDES) // len(losses)
+def levels(loss: Callable) -> Callable[[Any, Any], Any]:
+    """The sum over the levels of a loss of one."""
 
     def total(student: Any, teacher: Any) -> Any:
-        pairs = zip(losses, student, teacher, strict=True)
-        return sum(loss(s, t, **more) for loss, s, t in pairs)
+        return sum(map(loss, student, teacher))
 
     return total
 
@@ -171,7 +174,7 @@ def each(connector: Callable) -> Callable[[Any], Any]:
 
 
 def feature_rows(inputs: Inputs) -> dict[str, Row]:
-    """Losses on the maps of an FPN."""
+    """Losses on the maps of an FPN, and mmrazor's."""
     build, fpn = inputs.build, inputs.fpn
     width = {'student_channels': CHANNELS, 'teacher_channels': CHANNELS}
     mgd, their_mgd = (
@@ -182,28 +185,7 @@ def feature_rows(inputs: Inputs) -> dict[str, Row]:
         each(build(name, lambda_mgd=0.65, **width))
         for name in ('MGDGenerator', 'mmrazor.MGDConnector')
     )
-    review = build(
-        'ReviewKDConnector',
-        in_channels=[CHANNELS] * 5,
-        out_channels=[CHANNELS] * 5,
-        mid_channels=CHANNELS,
-    )
-    adapter = build('DeFeatAdapter', in_channel=CHANNELS, out_channel=CHANNELS)
-    defeat = levels(
-        *(
-            build(
-                'DeFeatLoss', fg_weight=3, bg_weight=12, stride=stride,
-                level=level, num_levels=5,
-            )
-            for level, stride in enumerate(STRIDES)
-        ),
-        data_samples=inputs.samples,
-    )  # fmt: skip
-    fgd = build(
-        'FGDLoss', channels=CHANNELS, alpha_fgd=1e-3, beta_fgd=5e-4,
-        gamma_fgd=5e-4, lambda_fgd=5e-6,
-    )  # fmt: skip
-    hcl, l2 = build('HCLLoss'), build('FeatureL2Loss')
+    l2 = build('FeatureL2Loss')
     their_l2 = build('mmrazor.L2Loss', normalize=False, div_element=True)
     return {
         'mmrazor.ChannelWiseDivergence': Row(
@@ -224,12 +206,6 @@ def feature_rows(inputs: Inputs) -> dict[str, Row]:
         'MGDGenerator + MGDLoss': Row(
             mgd, *fpn, generator, 'mmrazor.MGDConnector + MGDLoss'
         ),
-        'FGDLoss': Row(levels(fgd, data_samples=inputs.samples), *fpn),
-        'HCLLoss': Row(hcl, *fpn),
-        'ReviewKDConnector + HCLLoss': Row(hcl, *fpn, review),
-        'DeFeatLoss': Row(defeat, *fpn),
-        'DeFeatAdapter + DeFeatLoss': Row(defeat, *fpn, each(adapter)),
-        'FreeKDLoss': Row(build('FreeKDLoss', channels=[CHANNELS] * 5), *fpn),
     }
 
 
@@ -291,27 +267,10 @@ def roi_head() -> Any:
 
 
 def head_rows(inputs: Inputs) -> dict[str, Row]:
-    """Losses on what heads put out."""
+    """Losses on what heads put out, and mmrazor's."""
     build, logits, labels = inputs.build, inputs.logits, inputs.labels
     scores = inputs.pair(partial(inputs.maps, CLASSES))
-    gfl = inputs.pair(lambda: (inputs.maps(CLASSES), inputs.maps(4 * 17)))
-    ld = build(
-        'LDLoss',
-        anchor_generator={
-            'type': 'AnchorGenerator', 'ratios': [1.0], 'octave_base_scale': 8,
-            'scales_per_octave': 1, 'strides': STRIDES,
-        },
-        assigner={'type': 'ATSSAssigner', 'topk': 9},
-    )  # fmt: skip
     dist, their_dist = build('DISTLoss'), build('mmrazor.DISTLoss')
-    dkd = {'type': 'kdvit_mm.DKDLoss', 'beta': 0.25}
-    image = torch.arange(PROPOSALS).to(labels) % BATCH
-    shared_roi = partial(
-        build('SharedRoILoss', loss=dkd),
-        rois=torch.cat((image[:, None], inputs.draw_boxes(PROPOSALS)[0]), 1),
-        labels=labels,
-        roi_head_T=roi_head().to(labels.device),
-    )
 
     def by_pixel(student: torch.Tensor, teacher: torch.Tensor) -> Any:
         """Mmrazor's class takes rows of classes."""
@@ -334,20 +293,76 @@ def head_rows(inputs: Inputs) -> dict[str, Row]:
             *logits,
             rival='mmrazor.DKDLoss',
         ),
-        'DeFeatRoILoss': Row(
-            partial(
-                build('DeFeatRoILoss', fg_weight=2, bg_weight=2),
-                labels=labels,
-            ),
-            *logits,
-        ),
-        'SharedRoILoss of DKDLoss': Row(
-            lambda student, maps: shared_roi(student, maps_T=maps),
-            logits[0],
-            inputs.fpn[1],
-        ),
-        'LDLoss': Row(partial(ld, data_samples=inputs.samples), *gfl),
     }  # fmt: skip
+
+
+def records(inputs: Inputs) -> tuple[Records, Records]:
+    """What recorders of the student and of the teacher get, by source."""
+    heads = inputs.pair(lambda: (inputs.maps(CLASSES), inputs.maps(4 * 17)))
+    image = torch.arange(PROPOSALS).to(inputs.labels) % BATCH
+    boxes = inputs.draw_boxes(PROPOSALS)[0]
+    student, teacher = (
+        {
+            ('ModuleOutputs', 'neck'): maps,
+            ('ModuleOutputs', 'bbox_head'): head,
+            ('ModuleOutputs', 'roi_head.bbox_head'): (logits,),
+        }
+        for maps, head, logits in zip(
+            inputs.fpn, heads, inputs.logits, strict=True
+        )
+    )
+    box_head = 'mmdet.models.roi_heads.bbox_heads.bbox_head.BBoxHead'
+    return (
+        student
+        | {
+            ('ModuleInputs', ''): (None, inputs.samples),
+            ('ModuleInputs', 'roi_head.bbox_roi_extractor'): (
+                None,
+                torch.cat((image[:, None], boxes), 1),
+            ),
+            ('MethodOutputs', f'{box_head}.get_targets'): (inputs.labels,),
+        },
+        teacher
+        | {('kdvit_mm.Module', 'roi_head'): roi_head().to(image.device)},
+    )
+
+
+def distiller_rows(inputs: Inputs) -> dict[str, Row]:
+    """Distillers of all methods, if they record nothing else."""
+    rows = {}
+    sides = records(inputs)
+    for method in methods('Detection').values():
+        for name in method.distillers:
+            file = config_root() / '_base_' / 'distillers' / f'{name}.py'
+            config = Config.fromfile(file).distiller
+            row = distiller_row(inputs, config, sides)
+            if row is not None:
+                rows[name] = row
+    return rows
+
+
+def distiller_row(
+    inputs: Inputs, config: ConfigDict, sides: tuple[Records, Records]
+) -> Row | None:
+    """All losses of a distiller; None if a record is missing."""
+    options = {key: config[key] for key in config if key != 'type'}
+    distiller = inputs.build('mmrazor.ConfigurableDistiller', **options)
+    used = []
+    for side, known in zip(('student', 'teacher'), sides, strict=True):
+        recorders = getattr(distiller, f'{side}_recorders')
+        wanted = config[f'{side}_recorders']
+        keys = {name: (x.type, x.source) for name, x in wanted.items()}
+        if not known.keys() >= set(keys.values()):
+            return None
+        for name, key in keys.items():
+            recorders.get_recorder(name).data_buffer.append(known[key])
+        used.append([known[key] for key in keys.values()])
+
+    def loss(student: Any, teacher: Any) -> torch.Tensor:
+        """Takes what the recorders have."""
+        return sum(distiller.compute_distill_losses().values())
+
+    return Row(loss, *used)
 
 
 def step(row: Row) -> None:
@@ -423,6 +438,7 @@ def main() -> None:
     torch.manual_seed(0)
     inputs = Inputs(args)
     rows = feature_rows(inputs) | head_rows(inputs) | mask_rows(inputs)
+    rows |= distiller_rows(inputs)
     if inputs.like.element_size() < 4:
         cast = torch.autocast(inputs.like.device.type, inputs.like.dtype)
         rows = {

@@ -1,7 +1,21 @@
-"""Connectors: what maps student features to the teacher's shape."""
+"""Connectors, one method per file.
 
-from kdvit_mm.models.connectors.defeat import DeFeatAdapter
-from kdvit_mm.models.connectors.mgd import MGDGenerator
-from kdvit_mm.models.connectors.reviewkd import ReviewKDConnector
+All modules are imported, so that a new connector is one new file.
+"""
 
-__all__ = ['DeFeatAdapter', 'MGDGenerator', 'ReviewKDConnector']
+from typing import Any
+
+from kdvit_mm.models.utils.discovery import public_classes
+
+_CLASSES = public_classes(__name__)
+__all__ = sorted(_CLASSES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CLASSES:
+        return _CLASSES[name]
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return __all__

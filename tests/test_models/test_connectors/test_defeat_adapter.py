@@ -2,6 +2,14 @@ import pytest
 import torch
 
 from kdvit_mm.models.connectors.defeat import DeFeatAdapter
+from tests.examples import Example, maps
+
+EXAMPLES = [
+    Example(
+        dict(type='DeFeatAdapter', in_channel=3, out_channel=4),
+        lambda: dict(feature=maps(2, 3, 6, 5).half()),
+    )
+]
 
 
 def test_initialisation():

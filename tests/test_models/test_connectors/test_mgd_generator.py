@@ -4,8 +4,23 @@ import torch.nn.functional as F
 
 from kdvit_mm.models.connectors.mgd import MGDGenerator
 from kdvit_mm.models.losses.feature.mgd import MGDLoss
+from tests.examples import Example, maps
 from tests.golden import parametrize
 from tests.loss_checks import assert_golden
+
+EXAMPLES = [
+    Example(
+        dict(
+            type='MGDGenerator',
+            student_channels=3,
+            teacher_channels=4,
+            lambda_mgd=0.5,
+            mask_on_channel=on_channel,
+        ),
+        lambda: dict(feature=maps(2, 3, 6, 5)),
+    )
+    for on_channel in (True, False)
+]
 
 
 @parametrize('mgd')

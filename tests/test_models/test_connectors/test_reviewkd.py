@@ -4,8 +4,23 @@ import torch
 from kdvit_mm.models.connectors.reviewkd import ReviewKDConnector
 from kdvit_mm.models.losses.feature.hcl import HCLLoss
 from kdvit_mm.registry import MODELS
+from tests.examples import Example, maps
 from tests.golden import parametrize
 from tests.tiny import algorithm, detection_batch, gfl
+
+EXAMPLES = [
+    Example(
+        dict(
+            type='ReviewKDConnector',
+            in_channels=[3, 4],
+            out_channels=[4, 4],
+            mid_channels=4,
+            out_sizes=sizes,
+        ),
+        lambda: dict(feature=(maps(2, 3, 8, 8), maps(2, 4, 4, 4))),
+    )
+    for sizes in (None, [8, (5, 4)])
+]
 
 SIZES = [(25, 34), (13, 17), (7, 9), (4, 5), (1, 1)]
 

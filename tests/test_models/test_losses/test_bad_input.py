@@ -13,6 +13,7 @@ from mmengine.config import ConfigDict
 
 from kdvit_mm.registry import MODELS
 from tests import tiny
+from tests.examples import read_examples
 
 pytestmark = pytest.mark.parametrize(
     'kind', ['LeanTeacherDistill', 'SingleTeacherDistill']
@@ -20,27 +21,26 @@ pytestmark = pytest.mark.parametrize(
 FPN = dict(type='ModuleOutputs', source='neck')
 HEAD = dict(type='ModuleOutputs', source='bbox_head')
 SAMPLES = dict(type='ModuleInputs', source='')
-FGD = dict(
-    type='FGDLoss',
-    channels=16,
-    alpha_fgd=1e-3,
-    beta_fgd=5e-4,
-    gamma_fgd=5e-4,
-    lambda_fgd=5e-6,
-)
-DEFEAT = dict(
-    type='DeFeatLoss',
-    fg_weight=3,
-    bg_weight=12,
-    stride=8,
-    level=0,
-    num_levels=5,
-)
-ON_LEVELS = [
-    dict(type=f'kdvit_mm.{name}')
-    for name in ('CWDLoss', 'PKDLoss', 'FeatureL2Loss', 'HCLLoss', 'DISTLoss')
-]
-ON_A_MAP = [FGD, DEFEAT, dict(type='kdvit_mm.MGDLoss', alpha_mgd=2e-5)]
+EXAMPLES_BY_TYPE = read_examples()
+
+
+def taking(what):
+    """Configs of the losses that take ``what``, by type."""
+    return {
+        kind: dict(example.config, type=f'kdvit_mm.{kind}')
+        for kind, examples in EXAMPLES_BY_TYPE.items()
+        for example in examples
+        if example.takes == what
+    }
+
+
+def needs_boxes(loss):
+    kind = loss['type'].split('.')[-1]
+    return 'data_samples' in EXAMPLES_BY_TYPE[kind][0].inputs()
+
+
+ON_NECKS = [*taking('neck').values()]
+FGD = taking('neck')['FGDLoss']
 by_type = partial(pytest.mark.parametrize, 'loss', ids=lambda x: x['type'])
 
 
@@ -106,14 +106,14 @@ def ld(**options):
     )
 
 
-@by_type(ON_LEVELS)
+@by_type(ON_NECKS)
 def test_lists_of_different_lengths(kind, loss):
     with pytest.raises(
         ValueError,
         match=r'preds_S has 4 levels and preds_T has 5(.|\n)*set data_idx of '
         'both in loss_forward_mappings',
     ):
-        step(kind, distiller(loss, samples=False), fewer_levels())
+        step(kind, distiller(loss, samples=needs_boxes(loss)), fewer_levels())
 
 
 def test_lists_of_different_lengths_where_a_key_lists_the_levels(kind):
@@ -141,14 +141,6 @@ def test_lists_of_different_lengths_where_a_key_lists_the_levels(kind):
         step(kind, config)
 
 
-def test_a_whole_list_where_the_level_is_told(kind):
-    with pytest.raises(
-        ValueError,
-        match='Set data_idx of preds_S in loss_forward_mappings',
-    ):
-        step(kind, distiller(DEFEAT))
-
-
 def test_a_level_that_is_not_there(kind):
     """Mmrazor's own sentence; ours adds where."""
     config = distiller(FGD, level=4)
@@ -162,10 +154,8 @@ def test_a_level_that_is_not_there(kind):
     )
 
 
-@by_type([loss for loss in ON_LEVELS if 'HCL' not in loss['type']] + ON_A_MAP)
+@by_type([loss for loss in ON_NECKS if 'HCL' not in loss['type']])
 def test_channels_differ(kind, loss):
-    samples = loss in (FGD, DEFEAT)
-    level = None if loss in ON_LEVELS else 0
     with pytest.raises(
         ValueError,
         match=r'\(2, 8, 8, 8\)(.|\n)*\(2, 16, 8, 8\)(.|\n)*'
@@ -173,8 +163,11 @@ def test_channels_differ(kind, loss):
         r"act_cfg=None\)\) and connector='.*_s' in "
         r'loss_forward_mappings\.loss_.*\.preds_S.*data_idx',
     ):
-        step(kind, distiller(loss, level=level, samples=samples),
-             tiny.gfl(8, fpn=8))  # fmt: skip
+        step(
+            kind,
+            distiller(loss, samples=needs_boxes(loss)),
+            tiny.gfl(8, fpn=8),
+        )
 
 
 def test_channels_differ_from_what_a_key_says(kind):
@@ -209,16 +202,6 @@ def test_channels_differ_from_what_a_key_says(kind):
             'Set student_channels=16',
         ),
         (
-            DEFEAT,
-            dict(type='DeFeatAdapter', in_channel=4, out_channel=16),
-            'Set in_channel=16',
-        ),
-        (
-            DEFEAT,
-            dict(type='DeFeatAdapter', in_channel=16, out_channel=4),
-            r'\(2, 4, 8, 8\)(.|\n)*\(2, 16, 8, 8\)',
-        ),
-        (
             dict(type='HCLLoss'),
             dict(
                 type='ReviewKDConnector',
@@ -239,65 +222,68 @@ def test_channels_differ_from_what_a_key_says(kind):
             r'\(2, 4, 8, 8\)(.|\n)*\(2, 16, 8, 8\)(.|\n)*out_channels 16',
         ),
     ],
-    ids=['mgd', 'defeat in', 'defeat out', 'reviewkd in', 'reviewkd out'],
+    ids=['mgd', 'reviewkd in', 'reviewkd out'],
 )
 def test_connectors_of_other_channels(kind, loss, connector, mend):
     level = None if loss['type'] == 'HCLLoss' else 0
-    config = distiller(
-        loss, level=level, connector=connector, samples=loss is DEFEAT
-    )
+    config = distiller(loss, level=level, connector=connector, samples=False)
     with pytest.raises(ValueError, match=mend):
         step(kind, config)
 
 
 def test_sizes_differ(kind):
-    """The student's P3 and the teacher's P4."""
-    for loss in (*ON_LEVELS, *ON_A_MAP):
+    """The student's P3 to P7 and the teacher's P2 to P6."""
+    teacher = tiny.gfl(16)
+    teacher.neck.start_level = 0
+    for loss in ON_NECKS:
         # It resizes.
         if 'PKD' in loss['type']:
             continue
-        config = distiller(loss, level=0, samples=loss in (FGD, DEFEAT))
-        config.loss_forward_mappings.loss_kd.preds_T.data_idx = 1
         with pytest.raises(
             ValueError,
-            match=r'\(2, 16, 8, 8\)(.|\n)*\(2, 16, 4, 4\)(.|\n)*'
+            match=r'\(2, 16, 8, 8\)(.|\n)*\(2, 16, 16, 16\)(.|\n)*'
             '(data_idx|resize=True|Record both|ConvModuleConnector|out_sizes)',
         ):
-            step(kind, config)
+            step(
+                kind,
+                distiller(loss, samples=needs_boxes(loss)),
+                teacher=teacher,
+            )
 
 
 @pytest.mark.parametrize(
-    ('loss', 'recorder', 'level'),
-    [(FGD, FPN, 0), (DEFEAT, FPN, 0), (ld(), HEAD, None)],
-    ids=['FGDLoss', 'DeFeatLoss', 'LDLoss'],
+    ('loss', 'recorder'),
+    [
+        *((loss, FPN) for loss in ON_NECKS if needs_boxes(loss)),
+        (ld(), HEAD),
+    ],
+    ids=lambda x: x.get('type', '') if isinstance(x, dict) else '',
 )
-def test_no_ground_truth(kind, loss, recorder, level):
+def test_no_ground_truth(kind, loss, recorder):
     with pytest.raises(
         ValueError,
         match=r"Add data_samples=dict\(type='ModuleInputs', source=''\) to "
         r'student_recorders and data_samples=dict\(.*data_idx=1\) to the '
         "loss's loss_forward_mappings",
     ):
-        step(kind, distiller(loss, recorder, level, samples=False))
+        step(kind, distiller(loss, recorder, samples=False))
     # The images in their place.
-    config = distiller(loss, recorder, level)
+    config = distiller(loss, recorder)
     mapping = config.loss_forward_mappings.loss_kd
     mapping.data_samples.data_idx = 0
     with pytest.raises(ValueError, match="ModuleInputs', source=''"):
         step(kind, config)
 
 
-@pytest.mark.parametrize('name', ['DKDLoss', 'DeFeatRoILoss'])
-def test_no_labels(kind, name):
-    weights = dict(fg_weight=2, bg_weight=2) if 'DeFeat' in name else {}
-    inner = dict(type=f'kdvit_mm.{name}', **weights)
+@by_type([*taking('labelled logits').values()])
+def test_no_labels(kind, loss):
     fc = dict(type='ModuleOutputs', source='roi_head.bbox_head.fc_cls')
-    alone = distiller(inner, fc, samples=False)
+    alone = distiller(loss, fc, samples=False)
     pair = tiny.faster_rcnn(8), tiny.faster_rcnn(16)
     with pytest.raises(ValueError, match='loss_forward_mappings'):
         step(kind, alone, *pair)
 
-    config = distiller(dict(type='SharedRoILoss', loss=inner), fc)
+    config = distiller(dict(type='SharedRoILoss', loss=loss), fc)
     config.student_recorders.rois = dict(
         type='ModuleInputs', source='roi_head.bbox_roi_extractor'
     )

@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.losses.feature.cwd import CWDLoss
 from tests import tiny
+from tests.examples import Example, maps, neck
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -11,6 +12,28 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [
+    Example(dict(type='CWDLoss'), neck, 'neck'),
+    *(
+        Example(
+            dict(
+                type='CWDLoss',
+                tau=2,
+                norm_type=norm,
+                divergence=divergence,
+                resize=True,
+            ),
+            lambda: dict(preds_S=maps(2, 4, 6, 5), preds_T=maps(2, 4, 7, 8)),
+        )
+        for norm, divergence in (
+            ('channel', 'kl'),
+            ('spatial', 'kl'),
+            ('channel', 'mse'),
+            ('channel_mean', 'mse'),
+        )
+    ),
+]
 
 
 @parametrize('cwd')

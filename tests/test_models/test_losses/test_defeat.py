@@ -10,6 +10,8 @@ from torch import nn
 from kdvit_mm.models.connectors.defeat import DeFeatAdapter
 from kdvit_mm.models.losses.feature.defeat import DeFeatLoss, DeFeatRoILoss
 from kdvit_mm.models.utils.gt_masks import level_mask
+from kdvit_mm.registry import MODELS, RenamedKeyWarning
+from tests.examples import Example, neck, pair, samples
 from tests.golden import parametrize, read_cases
 from tests.loss_checks import (
     assert_golden,
@@ -19,7 +21,39 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+from tests.test_models.test_losses.test_shared_roi import (
+    build,
+    logits_by_hand,
+    read_distiller,
+    step,
+)
 from tests.tiny import detection_batch, gfl
+
+EXAMPLES = [
+    Example(
+        dict(
+            type='DeFeatLoss',
+            fg_weight=3,
+            bg_weight=12,
+            stride=[8, 16, 32, 64, 128],
+        ),
+        lambda: neck(data_samples=samples()),
+        'neck',
+    ),
+    *(
+        Example(
+            dict(
+                type='DeFeatRoILoss',
+                fg_weight=2,
+                bg_weight=2,
+                background=background,
+            ),
+            lambda: pair(6, 4) | dict(labels=torch.zeros(6, dtype=torch.long)),
+            'labelled logits',
+        )
+        for background in ('last_logit', 'largest_label')
+    ),
+]
 
 STRIDES = (4, 8, 16, 32, 64)
 
@@ -291,6 +325,16 @@ def test_roi_loss_is_robust(dtype):
     )
 
 
+def test_old_key():
+    with pytest.warns(RenamedKeyWarning, match='temperature is now tau'):
+        loss = MODELS.build(
+            dict(
+                type='DeFeatRoILoss', fg_weight=2, bg_weight=2, temperature=3.0
+            )
+        )
+    assert loss.tau == 3
+
+
 def test_errors():
     loss = DeFeatLoss(3, 12, 8, 0, 5)
     feature = torch.zeros(1, 4, 5, 6)
@@ -300,6 +344,8 @@ def test_errors():
         ValueError, match=r"ModuleInputs', source=''.*data_idx=1"
     ):
         loss(feature, feature)
+    with pytest.raises(ValueError, match='Set data_idx of preds_S in loss_f'):
+        loss([feature] * 5, [feature] * 5, make_samples([torch.zeros(0, 4)]))
     with pytest.raises(ValueError, match='level 5 is not one of 5'):
         DeFeatLoss(3, 12, 8, 5, 5)
     with pytest.raises(ValueError, match=r'labels.*\(2,\).*\(3, 4\)'):
@@ -310,16 +356,18 @@ def test_errors():
         DeFeatRoILoss(1, 1, background='first')
 
 
-def test_from_config():
+def make_distiller(in_channel=8, out_channel=16):
     fpn = dict(fpn=dict(type='ModuleOutputs', source='neck'))
-    distiller = dict(
+    return dict(
         student_recorders=dict(
             data_samples=dict(type='ModuleInputs', source=''), **fpn
         ),
         teacher_recorders=fpn,
         connectors={
             f'adapt_{i}': dict(
-                type='kdvit_mm.DeFeatAdapter', in_channel=8, out_channel=16
+                type='kdvit_mm.DeFeatAdapter',
+                in_channel=in_channel,
+                out_channel=out_channel,
             )
             for i in range(5)
         },
@@ -350,8 +398,11 @@ def test_from_config():
             for i in range(5)
         },
     )
+
+
+def test_from_config():
     algorithm, values = train_step(
-        gfl(8, 8), gfl(8, 16), distiller, detection_batch(2, 128)
+        gfl(8, 8), gfl(8, 16), make_distiller(), detection_batch(2, 128)
     )
     assert len(values) == 5
     distiller = algorithm.distiller
@@ -370,3 +421,37 @@ def test_from_config():
         )
         expected = (3 * foreground + 12 * background) / 5
         assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('channels', 'fix'),
+    [
+        (dict(in_channel=4), 'Set in_channel=8'),
+        (dict(out_channel=4), r'\(2, 4, 16, 16\)(.|\n)*\(2, 16, 16, 16\)'),
+    ],
+)
+def test_adapter_of_other_channels(channels, fix):
+    with pytest.raises(ValueError, match=fix):
+        train_step(
+            gfl(8, 8),
+            gfl(8, 16),
+            make_distiller(**channels),
+            detection_batch(2, 128),
+        )
+
+
+def test_on_a_two_stage_detector():
+    model = build(fpn=256, distiller=read_distiller('defeat_fpn_roi'))
+    losses, data = step(model)
+    names = ['distill.loss_defeat', 'distill.loss_defeat_roi']
+    assert names == [name for name in losses if name.startswith('distill')]
+    assert all(losses[name] > 0 for name in names)
+    distiller = model.distiller
+    record = [
+        distiller.get_record(name, True, data_idx=index)
+        for name, index in (('head', 0), ('rois', 1), ('targets', 0))
+    ]
+    logits = logits_by_hand(model.teacher, data['inputs'], record[1])
+    torch.testing.assert_close(
+        losses[names[-1]], DeFeatRoILoss(2, 2)(record[0], logits, record[2])
+    )

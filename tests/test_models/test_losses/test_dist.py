@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.losses.relation.dist import DISTLoss
 from tests import tiny
+from tests.examples import Example, neck, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -11,6 +12,13 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [
+    Example(dict(type='DISTLoss'), neck, 'neck'),
+    Example(dict(type='DISTLoss'), lambda: pair(3, 5)),
+    Example(dict(type='DISTLoss', use_sigmoid=True), lambda: pair(2, 2, 6, 5)),
+    Example(dict(type='DISTLoss', use_sigmoid=True), lambda: pair(3, 5)),
+]
 
 
 @parametrize('dist')

@@ -4,8 +4,29 @@ from mmpretrain.structures import DataSample
 
 from kdvit_mm.models.losses.response.dkd import DKDLoss
 from tests import tiny
+from tests.examples import Example, pair
 from tests.golden import parametrize
 from tests.loss_checks import assert_golden, assert_robust, train_step
+
+
+def of_labels(device=None):
+    labels = torch.zeros(3, dtype=torch.long, device=device)
+    return pair(3, 5) | dict(gt_labels=labels)
+
+
+def of_samples(device=None):
+    labels = torch.zeros(3, dtype=torch.long, device=device)
+    found = [DataSample().set_gt_label(label) for label in labels]
+    return pair(3, 5) | dict(data_samples=found)
+
+
+EXAMPLES = [
+    Example(dict(type='DKDLoss'), of_labels, 'labelled logits'),
+    Example(dict(type='DKDLoss', tau=2), of_samples),
+    # mmpretrain leaves labels where they are.
+    Example(dict(type='DKDLoss'), lambda: of_labels('cpu')),
+    Example(dict(type='DKDLoss'), lambda: of_samples('cpu')),
+]
 
 
 @parametrize('dkd')

@@ -4,6 +4,7 @@ from mmrazor.models.architectures.connectors import ConvModuleConnector
 
 from kdvit_mm.models.losses.feature.feature_l2 import FeatureL2Loss
 from tests import tiny
+from tests.examples import Example, neck
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -12,6 +13,8 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [Example(dict(type='FeatureL2Loss'), neck, 'neck')]
 
 REGRESSORS = {
     'strided': dict(kernel_size=3, stride=2, padding=1),

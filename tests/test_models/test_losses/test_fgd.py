@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdvit_mm.models.losses.feature.fgd import FGDLoss
 from kdvit_mm.models.utils.gt_masks import scale_mask
+from tests.examples import Example, neck, samples
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -22,6 +23,14 @@ from tests.loss_checks import (
 from tests.tiny import detection_batch, gfl
 
 WEIGHTS = dict(alpha_fgd=1e-3, beta_fgd=5e-4, gamma_fgd=5e-4, lambda_fgd=5e-6)
+EXAMPLES = [
+    Example(
+        dict(type='FGDLoss', channels=16, map_covers=covers, **WEIGHTS),
+        lambda: neck(data_samples=samples()),
+        'neck',
+    )
+    for covers in ('img_shape', 'batch_input_shape')
+]
 
 
 def make_samples(boxes, sizes, padded=None):

@@ -10,8 +10,13 @@ from kdvit_mm.models.losses.feature.freekd import (
 )
 from kdvit_mm.models.utils.haar import haar_dwt
 from kdvit_mm.registry import MODELS
+from tests.examples import Example, neck
 from tests.golden import parametrize
 from tests.tiny import algorithm, detection_batch, gfl
+
+EXAMPLES = [
+    Example(dict(type='FreeKDLoss', channels=[16] * 5), neck, 'listed neck')
+]
 
 SIZES = [(25, 19), (6, 8), (2, 3), (1, 1)]
 

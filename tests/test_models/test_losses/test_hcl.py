@@ -2,7 +2,10 @@ import pytest
 import torch
 
 from kdvit_mm.models.losses.feature.hcl import HCLLoss
+from tests.examples import Example, neck
 from tests.golden import parametrize
+
+EXAMPLES = [Example(dict(type='HCLLoss'), neck, 'neck')]
 
 
 @parametrize('reviewkd', 'hcl')

@@ -5,12 +5,35 @@ from mmengine.structures import InstanceData
 
 from kdvit_mm.models.losses.response.ld import LDLoss, _divergence
 from kdvit_mm.registry import MODELS
+from tests.examples import Example, maps, samples
 from tests.golden import parametrize
 from tests.tiny import algorithm, detection_batch, gfl
 
 SIZES = [(16, 20), (8, 10), (4, 5), (2, 3), (1, 2)]
 BINS = 4 * 17
 CLASSES = 6
+
+
+def of_heads():
+    student, teacher = (
+        [[maps(2, channels, n, n) for n in (8, 4)] for channels in (3, BINS)]
+        for _ in range(2)
+    )
+    return dict(preds_S=student, preds_T=teacher, data_samples=samples())
+
+
+EXAMPLES = [
+    Example(
+        dict(
+            type='LDLoss',
+            anchor_generator=dict(
+                gfl().bbox_head.anchor_generator, strides=[8, 16]
+            ),
+            assigner=gfl().train_cfg.assigner,
+        ),
+        of_heads,
+    )
+]
 
 
 def _loss(strides=(8, 16, 32, 64, 128), scale=8, topk=9, **options):

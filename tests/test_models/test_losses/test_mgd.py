@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.connectors.mgd import MGDGenerator  # noqa: F401
 from kdvit_mm.models.losses.feature.mgd import MGDLoss
+from tests.examples import Example, neck
 from tests.loss_checks import (
     assert_robust,
     hard_pair,
@@ -10,6 +11,8 @@ from tests.loss_checks import (
     train_step,
 )
 from tests.tiny import detection_batch, gfl
+
+EXAMPLES = [Example(dict(type='MGDLoss', alpha_mgd=2e-5), neck, 'neck')]
 
 
 def test_value_and_gradient():

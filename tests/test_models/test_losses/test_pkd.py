@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from kdvit_mm.models.losses.feature.pkd import PKDLoss
 from tests import tiny
+from tests.examples import Example, maps, neck, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -13,6 +14,19 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [
+    Example(
+        dict(type='PKDLoss'),
+        neck,
+        'neck',
+    ),
+    Example(
+        dict(type='PKDLoss', resize_stu=False),
+        lambda: dict(preds_S=maps(2, 4, 6, 5), preds_T=maps(2, 4, 7, 8)),
+    ),
+    Example(dict(type='PKDLoss'), lambda: pair(1, 4, 1, 1)),
+]
 
 
 @parametrize('pkd')

@@ -1,7 +1,6 @@
-"""DKD, DIST and DeFeat on the RoI heads of real two-stage detectors."""
+"""Losses on the RoI heads of real two-stage detectors."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,8 @@ from mmengine.config import Config
 from mmengine.structures import InstanceData
 from torch import nn
 
-from kdvit_mm.models.losses import DeFeatRoILoss, DISTLoss, DKDLoss
+from kdvit_mm.catalog import config_root, methods
+from kdvit_mm.models.losses import DISTLoss, DKDLoss
 from kdvit_mm.models.losses.wrappers.shared_roi import (
     SharedRoILoss,
     teacher_logits,
@@ -18,17 +18,46 @@ from kdvit_mm.models.losses.wrappers.shared_roi import (
 from kdvit_mm.models.recorders import ModuleRecorder
 from kdvit_mm.registry import MODELS
 from tests import tiny
+from tests.examples import Example, maps
 
-ROOT = Path(__file__).resolve().parents[3]
-DISTILLERS = ROOT / 'configs' / '_base_' / 'distillers'
+DISTILLERS = config_root() / '_base_' / 'distillers'
+ON_ROIS = [
+    name
+    for method in methods('Detection').values()
+    for name in method.distillers
+    if 'SharedRoILoss' in (DISTILLERS / f'{name}.py').read_text()
+]
 ALGORITHMS = ('LeanTeacherDistill', 'SingleTeacherDistill')
 
 
-def read_distiller(name='dkd_roi', **weights):
-    """A distiller of configs/_base_, with other weights of its RoI term."""
+def of_proposals():
+    from mmdet.registry import MODELS as DETECTION
+
+    config = tiny.faster_rcnn().roi_head
+    # mmcv's own operator takes real tensors only.
+    config.bbox_roi_extractor.roi_layer.use_torchvision = True
+    return dict(
+        preds_S=maps(6, 11),
+        rois=torch.rand(6, 5),
+        maps_T=[maps(2, 16, size, size) for size in (16, 8, 4, 2)],
+        roi_head_T=DETECTION.build(
+            dict(config, train_cfg=None, test_cfg=None)
+        ),
+        labels=torch.zeros(6, dtype=torch.long),
+    )
+
+
+EXAMPLES = [
+    Example(dict(type='SharedRoILoss', loss=loss), of_proposals)
+    for loss in (dict(type='kdvit_mm.DKDLoss'), dict(type='kdvit_mm.DISTLoss'))
+]
+
+
+def read_distiller(name='dkd_roi', **changes):
+    """A distiller of configs/_base_ with other options of its losses."""
     config = Config.fromfile(DISTILLERS / f'{name}.py').distiller
     for loss in config.distill_losses.values():
-        (loss.loss if 'loss' in loss else loss).update(weights)
+        loss.update(changes)
     return config
 
 
@@ -123,25 +152,8 @@ def test_dist_takes_no_labels():
     assert losses['distill.loss_dist'] > 0.1
 
 
-def test_defeat():
-    model = build(fpn=256, distiller=read_distiller('defeat_fpn_roi'))
-    losses, data = step(model)
-    names = ['distill.loss_defeat', 'distill.loss_defeat_roi']
-    assert names == [name for name in losses if name.startswith('distill')]
-    assert all(losses[name] > 0 for name in names)
-    distiller = model.distiller
-    record = [
-        distiller.get_record(name, True, data_idx=index)
-        for name, index in (('head', 0), ('rois', 1), ('targets', 0))
-    ]
-    logits = logits_by_hand(model.teacher, data['inputs'], record[1])
-    torch.testing.assert_close(
-        losses[names[-1]], DeFeatRoILoss(2, 2)(record[0], logits, record[2])
-    )
-
-
 @pytest.mark.parametrize('kind', ALGORITHMS)
-@pytest.mark.parametrize('name', ['dkd_roi', 'defeat_fpn_roi'])
+@pytest.mark.parametrize('name', ON_ROIS)
 def test_trains_the_student_alone(kind, name):
     model = build(kind, fpn=256, distiller=read_distiller(name))
     before = copy.deepcopy(model.teacher.state_dict())
@@ -166,15 +178,8 @@ def test_trains_the_student_alone(kind, name):
     assert step(model)[0].keys() == losses.keys()
 
 
-@pytest.mark.parametrize(
-    ('name', 'weights'),
-    [
-        ('dkd_roi', dict(loss_weight=0)),
-        ('dist_roi', dict(loss_weight=0)),
-        ('defeat_fpn_roi', dict(fg_weight=0, bg_weight=0)),
-    ],
-)
-def test_weight_0_trains_as_if_alone(name, weights):
+@pytest.mark.parametrize('name', ON_ROIS)
+def test_weight_0_trains_as_if_alone(name):
     def train(model):
         optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
         for seed in (7, 8):
@@ -184,7 +189,7 @@ def test_weight_0_trains_as_if_alone(name, weights):
             optimizer.step()
             optimizer.zero_grad()
 
-    model = build(fpn=256, distiller=read_distiller(name, **weights))
+    model = build(fpn=256, distiller=read_distiller(name, loss_weight=0))
     alone = copy.deepcopy(model.student)
     train(model)
     train(alone)
@@ -303,19 +308,15 @@ def test_no_proposals():
     """As where an early RPN gives none and no image has an object."""
     logits = torch.zeros(0, 11, requires_grad=True)
     maps = [torch.randn(1, 16, s, s) for s in (32, 16, 8, 4, 2)]
-    for inner in (
-        dict(type='kdvit_mm.DKDLoss'),
-        dict(type='kdvit_mm.DeFeatRoILoss', fg_weight=2, bg_weight=2),
-    ):
-        loss = SharedRoILoss(inner)(
-            logits,
-            torch.zeros(0, 5),
-            maps,
-            build().teacher.roi_head,
-            torch.zeros(0).long(),
-        )
-        loss.backward()
-        assert loss == 0
+    loss = SharedRoILoss(dict(type='kdvit_mm.DKDLoss'))(
+        logits,
+        torch.zeros(0, 5),
+        maps,
+        build().teacher.roi_head,
+        torch.zeros(0).long(),
+    )
+    loss.backward()
+    assert loss == 0
 
 
 def test_module_recorder():
