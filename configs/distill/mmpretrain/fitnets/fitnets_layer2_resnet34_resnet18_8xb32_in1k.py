@@ -1,0 +1,5 @@
+_base_ = [
+    '../../../_base_/pairs/resnet34_resnet18_8xb32_in1k.py',
+    '../../../_base_/distillers/fitnets_layer2.py',
+]
+model = dict(distiller=_base_.distiller)

@@ -1,0 +1,5 @@
+_base_ = [
+    '../../../_base_/pairs/resnet34_resnet18_8xb32_in1k.py',
+    '../../../_base_/distillers/kd_logits_in1k.py',
+]
+model = dict(distiller=_base_.distiller)
