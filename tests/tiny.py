@@ -1,12 +1,58 @@
 """Real models of mmdet, mmseg and mmpretrain, as small as they come."""
 
+import copy
 from typing import Any
 
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import pseudo_collate
+from mmengine.hub import get_config
+from mmrazor.models.algorithms import SingleTeacherDistill
+from torch import nn
+
+from kdvit_mm.registry import MODELS
 
 CLASSES = 10
+# Keys of the models' configs that are numbers of channels.
+CHANNELS = {
+    'block_mid_channels',
+    'c1_channels',
+    'c1_in_channels',
+    'channels',
+    'conv_out_channels',
+    'embed_dims',
+    'fc_out_channels',
+    'feat_channels',
+    'feedforward_channels',
+    'in_channels',
+    'mid_channels',
+    'num_deconv_filters',
+    'num_feats',
+    'out_channels',
+    'proposal_feature_channel',
+}
+DETR = {
+    'bbox_head.embed_dims': 16,
+    'num_queries': 20,
+    'encoder.num_layers': 1,
+    'decoder.num_layers': 2,
+}
+# Its decoder encodes positions in 128 numbers, whatever the width.
+DINO = DETR | {
+    'bbox_head.embed_dims': 256,
+    'neck.out_channels': 256,
+    'positional_encoding.num_feats': 128,
+    **{
+        f'{part}.embed_dims': 256
+        for part in (
+            'encoder.layer_cfg.self_attn_cfg',
+            'encoder.layer_cfg.ffn_cfg',
+            'decoder.layer_cfg.self_attn_cfg',
+            'decoder.layer_cfg.cross_attn_cfg',
+            'decoder.layer_cfg.ffn_cfg',
+        )
+    },
+}
 
 
 def gfl(base: int = 8, fpn: int = 16, convs: int = 1) -> ConfigDict:
@@ -163,6 +209,83 @@ def faster_rcnn(base: int = 8, fpn: int = 16) -> ConfigDict:
     )
 
 
+def shrink(node: Any, by: int, classes: int) -> Any:
+    """Makes a config of a package's zoo narrow, shallow and untrained.
+
+    Args:
+        node (Any): The model's config, or a part of it.
+        by (int): What channels are divided by.
+        classes (int): Number of classes.
+    """
+    if isinstance(node, list | tuple):
+        return [shrink(item, by, classes) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: shrink(value, by, classes) for key, value in node.items()}
+    for key in CHANNELS & node.keys():
+        many = node[key] if isinstance(node[key], list) else [node[key]]
+        many = [c // by if c > 3 else c for c in many]
+        node[key] = many if isinstance(node[key], list) else many[0]
+    if node.get('num_groups'):
+        node['num_groups'] = 4
+    if 'num_classes' in node:
+        node['num_classes'] = classes
+    for key in ('init_cfg', 'pretrained', 'frozen_stages', 'with_cp'):
+        node.pop(key, None)
+    if node.get('type') in ('ResNet', 'ResNetV1c') and 'depth' in node:
+        # A bottleneck has four times the channels of a basic block.
+        base = (64 if node['depth'] < 50 else 256) // by
+        node.update(depth=18, base_channels=base, stem_channels=base)
+    return node
+
+
+def zoo(
+    package: str,
+    file: str,
+    by: int,
+    changes: dict[str, Any],
+    classes: int = CLASSES,
+) -> ConfigDict:
+    """A model of a package's zoo, shrunk; ``changes`` are made afterwards."""
+    model = get_config(f'{package}::{file}.py').model
+    cfg = Config(dict(model=shrink(model.to_dict(), by, classes)))
+    cfg.merge_from_dict({f'model.{k}': v for k, v in changes.items()})
+    return ConfigDict(cfg.model, _scope_=package)
+
+
+def dino() -> ConfigDict:
+    """DINO with 20 queries, which stops in eval mode without its losses."""
+    return zoo('mmdet', 'dino/dino-4scale_r50_8xb2-12e_coco', 16, DINO)
+
+
+def yolox(classes: int = CLASSES) -> ConfigDict:
+    """YOLOX of an eighth of the width."""
+    return ConfigDict(
+        _scope_='mmdet',
+        type='YOLOX',
+        data_preprocessor=gfl().data_preprocessor,
+        backbone=dict(
+            type='CSPDarknet', deepen_factor=0.33, widen_factor=0.125
+        ),
+        neck=dict(
+            type='YOLOXPAFPN',
+            in_channels=[32, 64, 128],
+            out_channels=16,
+            num_csp_blocks=1,
+        ),
+        bbox_head=dict(
+            type='YOLOXHead',
+            num_classes=classes,
+            in_channels=16,
+            feat_channels=16,
+        ),
+        train_cfg=dict(assigner=dict(type='SimOTAAssigner')),
+        test_cfg=dict(
+            score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65)
+        ),
+    )
+
+
 def fcn(base: int = 8) -> ConfigDict:
     """FCN with dropout on a ResNet-18 of ``base`` channels."""
     return ConfigDict(
@@ -259,6 +382,31 @@ def algorithm(kind: str = 'LeanTeacherDistill', **changes: Any) -> ConfigDict:
         distiller=distiller(),
     )
     return ConfigDict(config | changes)
+
+
+def build(seed: int = 0, **changes: Any) -> SingleTeacherDistill:
+    """Builds :func:`algorithm` from a seed, in train mode."""
+    torch.manual_seed(seed)
+    return MODELS.build(algorithm(**changes)).train()
+
+
+def equal_networks(network: ConfigDict, **changes: Any) -> Any:
+    """An algorithm whose networks have equal weights, in eval mode.
+
+    Norms have other statistics and biases than they start with.
+    """
+    teacher = copy.deepcopy(network)
+    model = build(architecture=network, teacher=teacher, **changes)
+    model.init_weights()
+    for module in model.student.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.bias, 0, 0.1)
+    model.teacher.load_state_dict(model.student.state_dict())
+    model.student.eval()
+    model.teacher.eval()
+    return model
 
 
 def detection_batch(number: int = 2, size: int = 128, seed: int = 0) -> dict:

@@ -8,7 +8,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -17,7 +20,7 @@ class ConfigError(ValueError):
     """A config cannot be used.
 
     Args:
-        args (str): Why, and what to change; one text a reason.
+        args (str): Why, and what to change; one text per reason.
     """
 
 
@@ -76,6 +79,42 @@ def model_config(cfg: Config) -> ConfigDict:
     model = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return model
+
+
+def build_algorithm(cfg: Config, init_student: bool = True) -> BaseModel:
+    """Builds and initialises the model of a distillation as the runner does.
+
+    Args:
+        cfg (Config): The config, in whose default scope this has to run.
+        init_student (bool): Whether the student is initialised too, which a
+            checkpoint loaded afterwards makes needless. Defaults to True.
+
+    Returns:
+        BaseModel: The algorithm.
+
+    Raises:
+        ConfigError: If the config has no such model, or it cannot be built.
+    """
+    if 'model' not in cfg:
+        raise ConfigError('The config has no key "model".')
+    model_cfg = model_config(cfg)
+    if 'distiller' not in model_cfg:
+        raise ConfigError(
+            f'model.type "{model_cfg.get("type")}" is a plain model: it has '
+            'no teacher and no distiller. Put it into '
+            "model=dict(_scope_='kdvit_mm', type='LeanTeacherDistill', "
+            'architecture=dict(...), teacher=dict(...), teacher_ckpt=..., '
+            'distiller=dict(...)).'
+        )
+    with explained('The model cannot be built'):
+        model = MODELS.build(model_cfg)
+    with explained("The model's weights cannot be initialised"):
+        if init_student:
+            model.init_weights()
+        else:
+            model.distiller.init_weights()
+            model.teacher.init_weights()
     return model
 
 
@@ -140,6 +179,23 @@ def first_batch(loader: DataLoader) -> Any:
             f'its {len(dataset)} images are fewer than one batch, which '
             'drop_last leaves out.'
         )
+
+
+def run_losses(
+    model: BaseModel, data: dict[str, Any]
+) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+    """Computes a model's losses on a copy of a batch.
+
+    Some heads write into the ground truth.
+
+    Args:
+        model (BaseModel): The model.
+        data (dict[str, Any]): What its data preprocessor made of a batch.
+
+    Returns:
+        dict[str, torch.Tensor | list[torch.Tensor]]: The losses by name.
+    """
+    return model(**copy.deepcopy(data), mode='loss')
 
 
 def loading(when: str = '') -> AbstractContextManager[None]:

@@ -14,14 +14,16 @@ from mmengine.runner import set_random_seed
 from mmrazor.registry import MODELS
 
 import kdvit_mm  # noqa: F401
-from kdvit_mm.analysis import Findings, diagnose, doctor
+from kdvit_mm.analysis import Findings, diagnose
 from kdvit_mm.analysis.configs import build_train_loader, first_batch
 from kdvit_mm.analysis.doctor import (
     LossInfo,
     build_algorithm,
     count_flops,
+    examination,
     judge_loss,
 )
+from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64
@@ -33,50 +35,12 @@ BGR_MEAN = [100.0, 110.0, 120.0]
 
 
 def gfl(base=8, fpn=16, convs=1, mean=(0, 0, 0), bgr_to_rgb=False):
-    return dict(
-        _scope_='mmdet',
-        type='GFL',
-        data_preprocessor=dict(
-            type='DetDataPreprocessor',
-            mean=list(mean),
-            std=[255] * 3,
-            bgr_to_rgb=bgr_to_rgb,
-            pad_size_divisor=32,
-        ),
-        backbone=dict(type='ResNet', depth=18, base_channels=base),
-        neck=dict(
-            type='FPN',
-            in_channels=[base, base * 2, base * 4, base * 8],
-            out_channels=fpn,
-            start_level=1,
-            add_extra_convs='on_output',
-            num_outs=5,
-        ),
-        bbox_head=dict(
-            type='GFLHead',
-            num_classes=3,
-            in_channels=fpn,
-            feat_channels=fpn,
-            stacked_convs=convs,
-            norm_cfg=dict(type='GN', num_groups=4),
-            anchor_generator=dict(
-                type='AnchorGenerator',
-                ratios=[1.0],
-                octave_base_scale=8,
-                scales_per_octave=1,
-                strides=[8, 16, 32, 64, 128],
-            ),
-            loss_cls=dict(type='QualityFocalLoss'),
-            loss_dfl=dict(type='DistributionFocalLoss', loss_weight=0.25),
-            loss_bbox=dict(type='GIoULoss', loss_weight=2.0),
-        ),
-        train_cfg=dict(
-            assigner=dict(type='ATSSAssigner', topk=9),
-            allowed_border=-1,
-            pos_weight=-1,
-        ),
-        test_cfg=dict(),
+    model = tiny.gfl(base, fpn, convs)
+    model.bbox_head.num_classes = 3
+    model.data_preprocessor.update(
+        mean=list(mean), std=[255] * 3, bgr_to_rgb=bgr_to_rgb
     )
+    return model
 
 
 def record(from_student, index=0, **kwargs):
@@ -461,7 +425,7 @@ def test_whose_weights(write, tmp_path):
 
 def test_another_device(write, monkeypatch):
     """Mixed precision is left out, where it would not work."""
-    monkeypatch.setattr(doctor, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(examination, 'get_device', lambda: 'cuda')
     path = write(
         algorithm(),
         optim_wrapper=dict(
@@ -576,15 +540,15 @@ def test_scales(write):
         found.warnings,
         f'value is {large.value_ratio:.3g} times',
         f'norm {large.grad_ratio:.3g} times',
-        f'at {1e7 / large.grad_ratio:.2g} the two',
+        f'loss_cwd_0.loss_weight={1e7 / large.grad_ratio:.2g} the two',
     )
 
 
 @pytest.mark.parametrize(
     ('value_ratio', 'grad_ratio', 'words'),
     [
-        (1.0, 100.0, ('large', 'Lower ', '.x.loss_weight: at 0.02 ')),
-        (1.0, 1e-3, ('small', 'Raise ', '.x.loss_weight: at 2e+03 ')),
+        (1.0, 100.0, ('large', 'Lower ', '.x.loss_weight=0.02 ')),
+        (1.0, 1e-3, ('small', 'Raise ', '.x.loss_weight=2e+03 ')),
         (-100.0, 1.0, ('large', 'leave the weight')),
         (1e-4, 1.0, None),
         (99.0, 99.0, None),
@@ -665,19 +629,9 @@ def test_no_gradient_at_all(write):
 
 
 def classifier(base):
-    return dict(
-        _scope_='mmpretrain',
-        type='ImageClassifier',
-        data_preprocessor=dict(mean=[127] * 3, std=[64] * 3, num_classes=2),
-        backbone=dict(
-            type='ResNet_CIFAR',
-            depth=18,
-            stem_channels=base,
-            base_channels=base,
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=2, in_channels=base * 8),
-    )
+    model = tiny.resnet(base)
+    model.head.num_classes = model.data_preprocessor.num_classes = 2
+    return model
 
 
 @pytest.fixture
@@ -766,27 +720,9 @@ def test_teacher_by_config_path(write, classification):
 
 
 def fcn(base):
-    return dict(
-        _scope_='mmseg',
-        type='EncoderDecoder',
-        data_preprocessor=dict(
-            type='SegDataPreProcessor',
-            mean=[127] * 3,
-            std=[64] * 3,
-            size=(SIZE, SIZE),
-            seg_pad_val=255,
-        ),
-        backbone=dict(type='ResNetV1c', depth=18, base_channels=base),
-        decode_head=dict(
-            type='FCNHead',
-            in_channels=base * 8,
-            channels=8,
-            num_convs=1,
-            num_classes=3,
-        ),
-        train_cfg=dict(),
-        test_cfg=dict(mode='whole'),
-    )
+    model = tiny.fcn(base)
+    model.decode_head.num_classes = 3
+    return model
 
 
 def test_segmentation(write, data_root):

@@ -1,10 +1,8 @@
 """The doctor's verdict is whether training works, over the zoos' families."""
 
-import importlib
 import json
 import logging
 import math
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,11 +15,12 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 
-import kdvit_mm  # noqa: F401
 from kdvit_mm.analysis import diagnose
 from kdvit_mm.analysis.configs import build_train_loader
 from kdvit_mm.analysis.doctor import build_algorithm
 from kdvit_mm.analysis.rehearsal import rehearsing
+from tests import tiny
+from tests.tiny import DETR, DINO
 
 SIZE, IMAGES, CLASSES = 64, 6, 3
 PACKAGES = {
@@ -29,46 +28,6 @@ PACKAGES = {
     'ins': 'mmdet',
     'seg': 'mmseg',
     'cls': 'mmpretrain',
-}
-# Keys of the models' configs that are numbers of channels.
-CHANNELS = {
-    'block_mid_channels',
-    'c1_channels',
-    'c1_in_channels',
-    'channels',
-    'conv_out_channels',
-    'embed_dims',
-    'fc_out_channels',
-    'feat_channels',
-    'feedforward_channels',
-    'in_channels',
-    'mid_channels',
-    'num_deconv_filters',
-    'num_feats',
-    'out_channels',
-    'proposal_feature_channel',
-}
-DETR = {
-    'bbox_head.embed_dims': 16,
-    'num_queries': 20,
-    'encoder.num_layers': 1,
-    'decoder.num_layers': 2,
-}
-# Its decoder encodes positions in 128 numbers, whatever the width.
-DINO = DETR | {
-    'bbox_head.embed_dims': 256,
-    'neck.out_channels': 256,
-    'positional_encoding.num_feats': 128,
-    **{
-        f'{part}.embed_dims': 256
-        for part in (
-            'encoder.layer_cfg.self_attn_cfg',
-            'encoder.layer_cfg.ffn_cfg',
-            'decoder.layer_cfg.self_attn_cfg',
-            'decoder.layer_cfg.cross_attn_cfg',
-            'decoder.layer_cfg.ffn_cfg',
-        )
-    },
 }
 CONDINST = {
     'mask_head.feat_channels': 8,
@@ -156,46 +115,18 @@ ZOO = [
 ]
 
 
-def shrink(node, by):
-    """Makes a model's config of the zoo narrow, shallow and untrained."""
-    if isinstance(node, list | tuple):
-        return [shrink(item, by) for item in node]
-    if not isinstance(node, dict):
-        return node
-    node = {key: shrink(value, by) for key, value in node.items()}
-    for key in CHANNELS & node.keys():
-        many = node[key] if isinstance(node[key], list) else [node[key]]
-        many = [c // by if c > 3 else c for c in many]
-        node[key] = many if isinstance(node[key], list) else many[0]
-    if node.get('num_groups'):
-        node['num_groups'] = 4
-    if 'num_classes' in node:
-        node['num_classes'] = CLASSES
-    for key in ('init_cfg', 'pretrained', 'frozen_stages', 'with_cp'):
-        node.pop(key, None)
-    if node.get('type') in ('ResNet', 'ResNetV1c') and 'depth' in node:
-        # A bottleneck has four times the channels of a basic block.
-        base = (64 if node['depth'] < 50 else 256) // by
-        node.update(depth=18, base_channels=base, stem_channels=base)
-    return node
-
-
 def zoo_model(task, file, by, changes):
-    package = importlib.import_module(PACKAGES[task])
-    zoo = Path(package.__file__).parent / '.mim' / 'configs'
-    model = Config.fromfile(zoo / f'{file}.py').model
-    cfg = Config(dict(model=shrink(model.to_dict(), by)))
-    cfg.merge_from_dict({f'model.{k}': v for k, v in changes.items()})
+    model = tiny.zoo(PACKAGES[task], file, by, changes, CLASSES)
     if task == 'seg':
-        cfg.model.data_preprocessor.size = (SIZE, SIZE)
+        model.data_preprocessor.size = (SIZE, SIZE)
     if task == 'cls':
-        cfg.model.data_preprocessor = dict(
+        model.data_preprocessor = dict(
             type='ClsDataPreprocessor',
             mean=[127.0] * 3,
             std=[60.0] * 3,
             num_classes=CLASSES,
         )
-    return dict(cfg.model.to_dict(), _scope_=PACKAGES[task])
+    return model.to_dict()
 
 
 @pytest.fixture(scope='module')

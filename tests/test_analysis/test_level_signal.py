@@ -8,11 +8,11 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from kdvit_mm.analysis.configs import build_algorithm
 from kdvit_mm.analysis.level_signal import (
     Signal,
     analyse,
     boosting,
-    build_algorithm,
     build_dataloader,
     compare_rivals,
     describe_objects,
@@ -246,7 +246,7 @@ def trained(digits, tmp_path_factory):
     """The demo's algorithm in its default scope, and its config."""
     cfg = config(digits, tmp_path_factory.mktemp('run'), 1)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        yield build_algorithm(cfg), cfg
+        yield build_algorithm(cfg, init_student=False), cfg
 
 
 def test_measures_what_a_level_is_worth(trained):

@@ -91,43 +91,7 @@ def epochs() -> torch.nn.Module:
 
 
 def yolox() -> torch.nn.Module:
-    norm = dict(norm_cfg=dict(type='BN'), act_cfg=dict(type='Swish'))
-    return MODELS.build(
-        ConfigDict(
-            _scope_='mmdet',
-            type='YOLOX',
-            data_preprocessor=dict(
-                type='DetDataPreprocessor', pad_size_divisor=32
-            ),
-            backbone=dict(
-                type='CSPDarknet',
-                deepen_factor=0.33,
-                widen_factor=0.125,
-                out_indices=(2, 3, 4),
-                **norm,
-            ),
-            neck=dict(
-                type='YOLOXPAFPN',
-                in_channels=[32, 64, 128],
-                out_channels=16,
-                num_csp_blocks=1,
-                **norm,
-            ),
-            bbox_head=dict(
-                type='YOLOXHead',
-                num_classes=len(CLASSES),
-                in_channels=16,
-                feat_channels=16,
-                **norm,
-            ),
-            train_cfg=dict(
-                assigner=dict(type='SimOTAAssigner', center_radius=2.5)
-            ),
-            test_cfg=dict(
-                score_thr=0.01, nms=dict(type='nms', iou_threshold=0.65)
-            ),
-        )
-    )
+    return MODELS.build(tiny.yolox(len(CLASSES)))
 
 
 def classifier(**head) -> torch.nn.Module:

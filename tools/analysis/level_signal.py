@@ -22,11 +22,11 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from prettytable import PrettyTable
 
+from kdvit_mm.analysis.configs import build_algorithm
 from kdvit_mm.analysis.level_signal import (
     Report,
     Signal,
     analyse,
-    build_algorithm,
     build_dataloader,
     load_trained,
     measure,
@@ -237,7 +237,8 @@ def main() -> None:
         earlier: list[Signal] = []
         for checkpoint in args.checkpoints:
             torch.manual_seed(args.seed)
-            algorithm = build_algorithm(cfg).to(args.device)
+            algorithm = build_algorithm(cfg, init_student=False)
+            algorithm.to(args.device)
             missing = load_trained(algorithm, checkpoint)
             signal = measure(
                 algorithm, dataloader, args.images, args.draws, args.seed

@@ -26,8 +26,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
+from kdvit_mm.analysis.configs import build_algorithm
 from kdvit_mm.analysis.level_signal import (
-    build_algorithm,
     build_dataloader,
     load_trained,
     selected_loss_config,
@@ -230,7 +230,7 @@ def plot_images(plots: Plots, args: argparse.Namespace) -> None:
     selected_loss_config(cfg)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     dataloader = build_dataloader(cfg, args.split)
-    algorithm = build_algorithm(cfg)
+    algorithm = build_algorithm(cfg, init_student=False)
     missing = load_trained(algorithm, args.checkpoint)
     lacking = [key for key in missing if '.selector.' in key]
     if lacking:

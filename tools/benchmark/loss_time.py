@@ -30,8 +30,8 @@ from mmengine.structures import InstanceData
 from prettytable import PrettyTable
 from step_time import tensor_memory
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten
 
+from kdvit_mm.compat.patches.intact_records import tensors_of
 from kdvit_mm.models.utils.gt_masks import scale_mask
 from kdvit_mm.registry import MODELS
 
@@ -71,12 +71,6 @@ class Traffic(TorchDispatchMode):
         if not is_view and 'empty' not in func._schema.name:
             self.bytes += sum(map(bytes_of, read + written))
         return out
-
-
-def tensors_of(values: Any) -> list[torch.Tensor]:
-    """All tensors in nested lists, tuples and dicts."""
-    leaves, _ = tree_flatten(values)
-    return [x for x in leaves if isinstance(x, torch.Tensor)]
 
 
 def bytes_of(tensor: torch.Tensor) -> int:

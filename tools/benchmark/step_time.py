@@ -172,12 +172,10 @@ def train(model: BaseModel, batch: dict) -> None:
     optimizer.zero_grad()
 
 
-def build_algorithm(kind: str, device: str, **options: Any) -> BaseModel:
-    """A distillation algorithm in training mode."""
+def distillation(kind: str, device: str, **options: Any) -> BaseModel:
+    """An algorithm around models that are built already, in train mode."""
     config = {'type': kind, '_scope_': 'kdvit_mm', **options}
-    model = MODELS.build(config).to(device)
-    model.train()
-    return model
+    return MODELS.build(config).to(device).train()
 
 
 def build_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
@@ -195,7 +193,7 @@ def build_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
         # Student and teacher are shared, so that all rows fit in memory;
         # the options change the teacher, which therefore is a copy.
         own = copy.deepcopy(teacher) if options else teacher
-        return build_algorithm(
+        return distillation(
             kind,
             args.device,
             architecture=student,
@@ -227,7 +225,7 @@ def build_level_steps(
     student, teacher = build_pair(args)
     batch = make_batch(args.batch, args.size, args.device)
     config = Config.fromfile(LEVELS / 'levels_cwd_fpn.py')
-    model = build_algorithm(
+    model = distillation(
         LeanTeacherDistill.__name__,
         args.device,
         architecture=student,

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdvit_mm.models.losses.selected_levels import SelectedLevelsLoss
+from kdvit_mm.models.utils.checkpoint_kind import unwrapped
 from kdvit_mm.registry import HOOKS
 
 #: Iterations over which a loss must change.
@@ -53,8 +54,7 @@ class DistillWatchHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Finds what there is to watch."""
         self._runner = runner
-        model = runner.model
-        self._model = model.module if is_model_wrapper(model) else model
+        self._model = unwrapped(runner.model)
         distiller = getattr(self._model, 'distiller', None)
         self._losses: dict[str, nn.Module] = {}
         if isinstance(distiller, ConfigurableDistiller):

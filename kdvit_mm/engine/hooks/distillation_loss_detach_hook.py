@@ -1,12 +1,9 @@
 """Ends distillation some epochs before training ends."""
 
-from typing import Any
-
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
 
+from kdvit_mm.models.utils.checkpoint_kind import unwrapped
 from kdvit_mm.registry import HOOKS
 
 
@@ -41,7 +38,7 @@ class DistillationLossDetachHook(Hook):
             ValueError: If the algorithm has ``calculate_student_loss=False``
                 and distillation would stop before training ends.
         """
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         if not hasattr(model, 'distillation_stopped'):
             raise TypeError(
                 'DistillationLossDetachHook needs a distillation algorithm '
@@ -56,7 +53,7 @@ class DistillationLossDetachHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        model = _unwrapped(runner.model)
+        model = unwrapped(runner.model)
         if runner.epoch >= self.detach_epoch and not (
             model.distillation_stopped
         ):
@@ -76,7 +73,7 @@ def refuse_without_student_loss(runner: Runner, hook: Hook, key: str) -> None:
         ValueError: If the model has ``calculate_student_loss=False`` and
             distillation would stop before training ends.
     """
-    model = _unwrapped(runner.model)
+    model = unwrapped(runner.model)
     epoch = getattr(hook, key)
     if epoch < runner.max_epochs and not model.calculate_student_loss:
         raise ValueError(
@@ -86,7 +83,3 @@ def refuse_without_student_loss(runner: Runner, hook: Hook, key: str) -> None:
             'model.calculate_student_loss=True, or remove the hook from '
             'custom_hooks.'
         )
-
-
-def _unwrapped(model: nn.Module) -> Any:
-    return model.module if is_model_wrapper(model) else model

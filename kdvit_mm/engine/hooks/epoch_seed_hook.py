@@ -8,6 +8,7 @@ from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from kdvit_mm.models.utils.random import mixed_seed
 from kdvit_mm.registry import HOOKS
 
 
@@ -32,7 +33,7 @@ class EpochSeedHook(Hook):
     def before_train_epoch(self, runner: Runner) -> None:
         """Seeds all streams at the start of an epoch."""
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            seed = _mix(runner, runner.epoch)
+            seed = _seed(runner, runner.epoch)
             random.seed(seed)
             np.random.seed(seed)
             torch.manual_seed(seed)
@@ -42,9 +43,8 @@ class EpochSeedHook(Hook):
     ) -> None:
         """Seeds torch's stream in loops without epochs."""
         if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            torch.manual_seed(_mix(runner, runner.iter))
+            torch.manual_seed(_seed(runner, runner.iter))
 
 
-def _mix(runner: Runner, step: int) -> int:
-    sequence = np.random.SeedSequence([runner.seed, step, get_rank()])
-    return int(sequence.generate_state(1)[0])
+def _seed(runner: Runner, step: int) -> int:
+    return mixed_seed(runner.seed, step, get_rank())

@@ -13,7 +13,6 @@ from mmengine.dist import (
     is_main_process,
 )
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -31,6 +30,7 @@ from kdvit_mm.models.selectors.quality import (
     MeasuredQuality,
     total_of,
 )
+from kdvit_mm.models.utils.checkpoint_kind import unwrapped
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.registry import HOOKS
 
@@ -111,9 +111,7 @@ class LevelSelectionHook(Hook):
         Args:
             runner (Runner): The runner.
         """
-        self.algorithm = runner.model
-        if is_model_wrapper(self.algorithm):
-            self.algorithm = self.algorithm.module
+        self.algorithm = unwrapped(runner.model)
         self.loss: SelectedLevelsLoss = find_selected_loss(self.algorithm)
         selector = self.loss.selector
         # One for all: with diff_rank_seed each rank built it with its own.

@@ -1,8 +1,8 @@
 """Distillation from a frozen teacher that does no work in vain."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
 from itertools import chain
 from typing import Any
 
@@ -12,7 +12,6 @@ from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from mmrazor.models.algorithms import SingleTeacherDistill
-from mmrazor.models.distillers import ConfigurableDistiller
 from mmrazor.models.task_modules.recorder.module_outputs_recorder import (
     ModuleOutputsRecorder,
 )
@@ -21,12 +20,12 @@ from torch import nn
 
 from kdvit_mm.compat.patches.intact_records import (
     OverwrittenRecord,
-    RecordBuffer,
     guard_of,
     tensors_of,
 )
 from kdvit_mm.models.utils.explain import explain_failure, missing_record
-from kdvit_mm.models.utils.random import isolated_rng
+from kdvit_mm.models.utils.last_record import until_last_record
+from kdvit_mm.models.utils.random import isolated_rng, mixed_seed
 from kdvit_mm.models.utils.samples import own_samples
 from kdvit_mm.models.utils.scope import in_own_scope
 from kdvit_mm.models.utils.teacher_weights import (
@@ -40,13 +39,6 @@ from kdvit_mm.registry import MODELS
 # Modes of a detector's, segmentor's or classifier's forward, in the order in
 # which they are tried for the teacher.
 MODES = ('loss', 'tensor', 'predict')
-
-
-class _LastRecordIn(BaseException):
-    """Leaves the teacher's forward once all records are in.
-
-    No ``Exception``: a model may handle those.
-    """
 
 
 @MODELS.register_module()
@@ -281,7 +273,7 @@ class LeanTeacherDistill(SingleTeacherDistill):
         # The runner's iteration is known again after a resume.
         self._steps += 1
         step = MessageHub.get_current_instance().get_info('iter', self._steps)
-        return self._seed + 1_000_003 * (int(step) + 1)
+        return mixed_seed(self._seed, int(step))
 
     def _run_teacher(self, images: torch.Tensor, samples: Any) -> None:
         if not self._teacher_is_prepared:
@@ -335,69 +327,14 @@ class LeanTeacherDistill(SingleTeacherDistill):
     def _run_mode(self, mode: str, images: torch.Tensor, samples: Any) -> None:
         # What a teacher writes into its samples must not reach the student.
         samples = own_samples(samples)
+        changes = self.channels_last or self.autocast_dtype
         with (
             torch.inference_mode() if self.inference_mode else torch.no_grad(),
-            self._stopping_at_last_record(),
-            suppress(_LastRecordIn),
+            until_last_record(
+                self.distiller, self._settle if changes else None
+            ),
         ):
             self.teacher(images, samples, mode=mode)
-
-    @contextmanager
-    def _stopping_at_last_record(self) -> Iterator[None]:
-        """Enters recorders and deliveries such that the last one stops."""
-        recorders = self.distiller.teacher_recorders.recorders
-        deliveries = self.distiller.deliveries.deliveries.values()
-        wanted = self._wanted_records()
-
-        def notify() -> None:
-            if (
-                wanted is not None
-                and all(
-                    len(recorders[name].data_buffer) >= count
-                    for name, count in wanted.items()
-                )
-                and all(
-                    len(d.data_queue) == d.max_keep_data for d in deliveries
-                )
-            ):
-                raise _LastRecordIn
-
-        for delivery in deliveries:
-            delivery.data_queue.clear()
-            delivery.data_queue.notify = notify
-        with self.distiller.teacher_recorders, self.distiller.deliveries:
-            buffers = [
-                recorder.data_buffer
-                for recorder in recorders.values()
-                if isinstance(recorder.data_buffer, RecordBuffer)
-            ]
-            for buffer in buffers:
-                buffer.notify = notify
-                if self.channels_last or self.autocast_dtype:
-                    buffer.settle = self._settle
-            try:
-                yield
-            finally:
-                for listener in (
-                    *buffers,
-                    *(d.data_queue for d in deliveries),
-                ):
-                    listener.notify = None
-
-    def _wanted_records(self) -> dict[str, int] | None:
-        """Records that the losses need by recorder, or None if unknown."""
-        distiller = self.distiller
-        own = type(distiller).compute_distill_losses
-        if own is not ConfigurableDistiller.compute_distill_losses:
-            return None
-        wanted = dict.fromkeys(distiller.teacher_recorders.recorders, 1)
-        for mapping in distiller.loss_forward_mappings.values():
-            for record in mapping.values():
-                if not record['from_student']:
-                    name = record['recorder']
-                    index = record.get('record_idx', 0)
-                    wanted[name] = max(wanted[name], index + 1)
-        return wanted
 
     def _prepare_teacher(self, *batch: Any) -> None:
         """Applies the options that need the teacher's final weights."""

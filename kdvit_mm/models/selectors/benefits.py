@@ -12,6 +12,7 @@ from torch import nn
 from kdvit_mm.models.losses.selected_levels import SelectedLevelsLoss
 from kdvit_mm.models.selectors.learning import above_price
 from kdvit_mm.models.selectors.quality import total_of
+from kdvit_mm.models.utils.eval_mode import eval_mode
 from kdvit_mm.models.utils.random import isolated_rng
 
 
@@ -67,13 +68,8 @@ def undisturbed(algorithm: nn.Module) -> Iterator[None]:
     Args:
         algorithm (nn.Module): The model; in eval mode inside.
     """
-    training = algorithm.training
-    algorithm.eval()
-    try:
-        with isolated_rng(0):
-            yield
-    finally:
-        algorithm.train(training)
+    with eval_mode(algorithm), isolated_rng(0):
+        yield
 
 
 def level_benefits(algorithm: BaseModel, data: dict[str, Any]) -> Benefits:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dist import all_reduce, get_rank
 from mmengine.model import BaseModule
 
 from kdvit_mm.models.utils.explain import describe
+from kdvit_mm.models.utils.random import mixed_seed
 
 #: Weight of the newest loss in a level's running mean.
 LOSS_MOMENTUM = 0.02
@@ -277,8 +277,7 @@ class LevelSelector(BaseModule):
 
 def seeded_generator(*key: int) -> torch.Generator:
     """A CPU generator whose draws depend on all numbers of ``key``."""
-    seed = np.random.SeedSequence(key).generate_state(1, np.uint32)
-    return torch.Generator().manual_seed(int(seed[0]))
+    return torch.Generator().manual_seed(mixed_seed(*key))
 
 
 def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:

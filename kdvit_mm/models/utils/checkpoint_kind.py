@@ -35,7 +35,7 @@ def whose_weights(model: BaseAlgorithm, state: Mapping[str, Any]) -> str:
     return 'student' if student else 'nobody'
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> Any:
     """Takes a model out of its wrappers.
 
     Args:
@@ -68,7 +68,7 @@ def find_owner(
         ValueError: If the model is an algorithm and the checkpoint is the
             teacher's or fits nothing in it.
     """
-    inner: Any = unwrapped(model)
+    inner = unwrapped(model)
     if isinstance(inner, BaseAlgorithm):
         if all(key.startswith('module.') for key in state):
             state = _renamed(state, 'module.')

@@ -7,6 +7,8 @@ import torch
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import nn
 
+from kdvit_mm.compat.patches.intact_records import tensors_of
+
 # Stands for the distill loss's name where a loss gives advice.
 LOSS_NAME = 'loss_NAME'
 # Losses of this package, mmrazor and mmdet that compare class scores.
@@ -90,7 +92,7 @@ def other_classes(
     known = True
     for side, model in sides:
         for key, mapping in distiller.loss_forward_mappings[loss_name].items():
-            record = _first_tensor(inputs[key])
+            record = next(iter(tensors_of(inputs[key])), None)
             if mapping['from_student'] is (side == 'student') and (
                 record is not None and record.dim() > 1
             ):
@@ -159,12 +161,6 @@ def are_scores(widths: list[int], classes: list[int | None]) -> bool:
         if len(anchors) == 1 and anchors <= set(range(1, 13)):
             return True
     return False
-
-
-def _first_tensor(record: Any) -> torch.Tensor | None:
-    while isinstance(record, (list, tuple)) and record:
-        record = record[0]
-    return record if isinstance(record, torch.Tensor) else None
 
 
 def missing_record(

@@ -8,6 +8,19 @@ import numpy as np
 import torch
 
 
+def mixed_seed(*key: int) -> int:
+    """Mixes numbers into a seed, so that near keys give unrelated streams.
+
+    Args:
+        *key (int): What the seed depends on, such as a run's seed, the step
+            and the rank; none below 0.
+
+    Returns:
+        int: The seed, below 2 ** 32.
+    """
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint32)[0])
+
+
 @contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
     """Draws from streams of its own and restores all others afterwards.

@@ -83,29 +83,6 @@ def faster_rcnn() -> ConfigDict:
     return model
 
 
-def yolox() -> dict:
-    return dict(
-        tiny.gfl(),
-        type='YOLOX',
-        backbone=dict(
-            type='CSPDarknet', deepen_factor=0.33, widen_factor=0.125
-        ),
-        neck=dict(
-            type='YOLOXPAFPN',
-            in_channels=[32, 64, 128],
-            out_channels=16,
-            num_csp_blocks=1,
-        ),
-        bbox_head=dict(
-            type='YOLOXHead',
-            num_classes=tiny.CLASSES,
-            in_channels=16,
-            feat_channels=16,
-        ),
-        train_cfg=dict(assigner=dict(type='SimOTAAssigner')),
-    )
-
-
 def rtmdet() -> dict:
     act = dict(type='SiLU', inplace=True)
     norm = dict(type='BN')
@@ -216,7 +193,7 @@ DETECTORS = {
         dict(type='ChannelMapper', kernel_size=1, num_outs=5)
     ),
     'faster_rcnn': faster_rcnn,
-    'yolox': yolox,
+    'yolox': tiny.yolox,
     'rtmdet': rtmdet,
 }
 SEGMENTORS = {'pspnet': pspnet, 'segformer': segformer}
@@ -231,26 +208,12 @@ def scope():
 
 def build(name: str, kind: str = 'LeanTeacherDistill', **options):
     """Equal networks and a batch, normalised, that both see."""
-    torch.manual_seed(0)
-    algorithm = MODELS.build(
-        ConfigDict(
-            type=kind,
-            architecture=ZOO[name](),
-            teacher=ZOO[name](),
-            distiller=dict(type='mmrazor.ConfigurableDistiller'),
-            **options,
-        )
+    algorithm = tiny.equal_networks(
+        ZOO[name](),
+        kind=kind,
+        distiller=dict(type='mmrazor.ConfigurableDistiller'),
+        **options,
     )
-    algorithm.init_weights()
-    for module in algorithm.student.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(module.running_mean, 0, 0.1)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2)
-            torch.nn.init.normal_(module.bias, 0, 0.1)
-    algorithm.teacher.load_state_dict(algorithm.student.state_dict())
-    algorithm.train()
-    algorithm.student.eval()
-    algorithm.teacher.eval()
     if name in DETECTORS:
         # At 64 px the RPN of mmdet trips over a map of one anchor.
         size = 128 if name == 'faster_rcnn' else 64

@@ -5,8 +5,6 @@ import copy
 import pytest
 import torch
 from mmdet.models.layers import ExpMomentumEMA
-from mmengine.config import ConfigDict
-from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 from mmengine.model import (
     ExponentialMovingAverage,
@@ -17,6 +15,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from kdvit_mm.compat.patches.intact_records import OverwrittenRecord
+from kdvit_mm.models.utils import last_record
 from kdvit_mm.registry import MODELS
 from tests import tiny
 
@@ -50,26 +49,9 @@ def classifiers(kind='LeanTeacherDistill', readers=1, connector=None, **keys):
             for i in range(readers)
         },
     )  # fmt: skip
-    torch.manual_seed(0)
-    algorithm = MODELS.build(
-        ConfigDict(
-            _scope_='kdvit_mm',
-            type=kind,
-            architecture=tiny.resnet(),
-            teacher=tiny.resnet(),
-            distiller=distiller,
-            **keys,
-        )
+    return tiny.equal_networks(
+        tiny.resnet(), kind=kind, distiller=distiller, **keys
     )
-    algorithm.init_weights()
-    for norm in algorithm.student.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            nn.init.normal_(norm.bias)
-    algorithm.teacher.load_state_dict(algorithm.student.state_dict())
-    algorithm.train()
-    algorithm.student.eval()
-    algorithm.teacher.eval()
-    return algorithm
 
 
 def step(algorithm) -> dict[str, torch.Tensor]:
@@ -155,7 +137,7 @@ def test_overwritten_deliveries(monkeypatch):
     algorithm._teacher_mode = None
     # The teacher goes on to its head, as no record tells it to stop.
     distiller.loss_forward_mappings = {}
-    algorithm._wanted_records = lambda: None
+    monkeypatch.setattr(last_record, 'wanted_records', lambda _: None)
     got = []
     algorithm.student.neck.register_forward_pre_hook(
         lambda module, inputs: got.append(inputs[0][0].clone())
@@ -229,40 +211,21 @@ def test_weight_averages_are_those_of_the_student_alone(
     assert not any('teacher' in key for key in ours.state_dict())
 
 
-def dino() -> ConfigDict:
-    cfg = get_config('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py').model
-    cfg.backbone.update(
-        depth=18, base_channels=8, frozen_stages=-1, init_cfg=None
-    )
-    cfg.neck.in_channels = [16, 32, 64]
-    cfg.num_queries = 12
-    cfg.encoder.num_layers = 1
-    cfg.decoder.num_layers = 2
-    cfg.bbox_head.num_classes = tiny.CLASSES
-    cfg.test_cfg.max_per_img = 5
-    cfg._scope_ = 'mmdet'
-    return ConfigDict(cfg)
-
-
 def detr_pair(source: str, recorder: str = 'ModuleOutputs'):
     recorders = dict(rec=dict(type=recorder, source=source))
-    torch.manual_seed(0)
-    algorithm = MODELS.build(
-        tiny.algorithm(
-            architecture=dino(),
-            teacher=dino(),
-            distiller=dict(
-                type='ConfigurableDistiller',
-                student_recorders=recorders,
-                teacher_recorders=recorders,
-                distill_losses=dict(loss_l2=dict(type='FeatureL2Loss')),
-                loss_forward_mappings=dict(
-                    loss_l2=dict(preds_S=record(True), preds_T=record(False))
-                ),
+    algorithm = tiny.build(
+        architecture=tiny.dino(),
+        teacher=tiny.dino(),
+        distiller=dict(
+            type='ConfigurableDistiller',
+            student_recorders=recorders,
+            teacher_recorders=recorders,
+            distill_losses=dict(loss_l2=dict(type='FeatureL2Loss')),
+            loss_forward_mappings=dict(
+                loss_l2=dict(preds_S=record(True), preds_T=record(False))
             ),
-        )
+        ),
     )
-    algorithm.train()
     data = algorithm.data_preprocessor(tiny.detection_batch(size=64), True)
     return algorithm, data
 
@@ -286,7 +249,7 @@ def test_head_of_a_detector_without_losses_in_eval_mode(small_detr):
     assert torch.isfinite(losses['distill.loss_l2'])
     recorder = algorithm.distiller.teacher_recorders.recorders['rec']
     assert torch.equal(recorder.get_record_data(), plain[0])
-    assert recorder.get_record_data().shape == (2, 12, tiny.CLASSES)
+    assert recorder.get_record_data().shape == (2, 20, tiny.CLASSES)
     losses['distill.loss_l2'].backward()
     branch = algorithm.student.bbox_head.cls_branches[1]
     assert branch.weight.grad.abs().sum() > 0
@@ -328,8 +291,7 @@ def test_matching_queries_need_queries():
 
 
 def test_a_teacher_that_writes_into_its_samples_keeps_them_to_itself():
-    algorithm = MODELS.build(tiny.algorithm())
-    algorithm.train()
+    algorithm = tiny.build()
     data = algorithm.data_preprocessor(tiny.detection_batch(), True)
     extract = algorithm.teacher.extract_feat
 

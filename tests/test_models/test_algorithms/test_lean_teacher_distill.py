@@ -5,23 +5,17 @@ import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
-from mmrazor.models.algorithms import SingleTeacherDistill
 
 from kdvit_mm.models.algorithms import LeanTeacherDistill
 from kdvit_mm.registry import MODELS
 from tests import tiny
 
 
-def build(seed: int = 0, **changes) -> SingleTeacherDistill:
-    torch.manual_seed(seed)
-    return MODELS.build(tiny.algorithm(**changes))
-
-
 def pair(options: dict | None = None, **changes):
     """mmrazor's algorithm with an eval-mode teacher, and ours."""
-    theirs = build(kind='SingleTeacherDistill', **changes)
+    theirs = tiny.build(kind='SingleTeacherDistill', **changes)
     theirs.init_weights()
-    ours = build(**changes, **(options or {}))
+    ours = tiny.build(**changes, **(options or {}))
     ours.student.load_state_dict(theirs.student.state_dict())
     ours.distiller.load_state_dict(theirs.distiller.state_dict())
     # Statistics that differ from the initial ones, as a trained teacher has.
@@ -247,7 +241,7 @@ def test_two_stage_teacher_records_its_proposals():
             )
         ),
     )
-    ours = build(
+    ours = tiny.build(
         architecture=tiny.faster_rcnn(8),
         teacher=tiny.faster_rcnn(16),
         distiller=config,
@@ -274,7 +268,7 @@ def test_deliveries_hand_over_the_teachers_targets():
 
 
 def test_teacher_is_in_eval_mode_and_frozen():
-    ours = build()
+    ours = tiny.build()
     ours.train()
     assert ours.student.training
     assert not any(module.training for module in ours.teacher.modules())
@@ -318,9 +312,9 @@ def test_loss_draws_nothing_from_the_students_stream():
     mapping = config['loss_forward_mappings']['loss_0']
     mapping['preds_S'].update(data_idx=0, connector='mgd')
     mapping['preds_T'].update(data_idx=0)
-    ours = build(distiller=config)
+    ours = tiny.build(distiller=config)
     ours.train()
-    alone = build().student.train()
+    alone = tiny.build().student.train()
     alone.load_state_dict(ours.student.state_dict())
     data = ours.data_preprocessor(tiny.detection_batch(), True)
     torch.manual_seed(5)
@@ -334,10 +328,10 @@ def test_loss_draws_nothing_from_the_students_stream():
 
 
 def test_checkpoint_leaves_the_teacher_out_and_loads_strictly():
-    ours = build()
+    ours = tiny.build()
     for state in (ours.state_dict(), get_state_dict(ours)):
         assert not any(key.startswith('teacher.') for key in state)
-        other = build(seed=1)
+        other = tiny.build(seed=1)
         teacher = copy.deepcopy(other.teacher.state_dict())
         other.load_state_dict(state, strict=True)
         load_state_dict(other, copy.copy(state), strict=True)
@@ -348,15 +342,15 @@ def test_checkpoint_leaves_the_teacher_out_and_loads_strictly():
 
 
 def test_checkpoint_can_keep_the_teacher():
-    ours = build(teacher_in_checkpoint=True)
-    other = build(seed=1, teacher_in_checkpoint=True)
+    ours = tiny.build(teacher_in_checkpoint=True)
+    other = tiny.build(seed=1, teacher_in_checkpoint=True)
     other.load_state_dict(ours.state_dict(), strict=True)
     for key, value in ours.teacher.state_dict().items():
         assert torch.equal(value, other.teacher.state_dict()[key])
 
 
 def test_moving_average_of_the_algorithm():
-    ours = build()
+    ours = tiny.build()
     average = ExponentialMovingAverage(ours, momentum=0.5)
     with torch.no_grad():
         next(ours.student.parameters()).add_(1)
@@ -375,7 +369,7 @@ def save_teacher(path, model=None, **changes):
 def test_teacher_checkpoint_is_loaded(tmp_path):
     path = str(tmp_path / 'teacher.pth')
     state = save_teacher(path)
-    ours = build(seed=9, teacher_ckpt=path)
+    ours = tiny.build(seed=9, teacher_ckpt=path)
     ours.init_weights()
     for key, value in ours.teacher.state_dict().items():
         assert torch.equal(value, state[key])
@@ -384,31 +378,31 @@ def test_teacher_checkpoint_is_loaded(tmp_path):
 def test_wrong_teacher_checkpoints_stop_the_run(tmp_path):
     path = str(tmp_path / 'teacher.pth')
     with pytest.raises(FileNotFoundError, match=r'Set model\.teacher_ckpt'):
-        build(teacher_ckpt=path)
+        tiny.build(teacher_ckpt=path)
     save_teacher(path, extra=torch.zeros(1))
     with pytest.raises(ValueError, match='0 missing, 1 unexpected'):
-        build(teacher_ckpt=path)
+        tiny.build(teacher_ckpt=path)
     state = MODELS.build(tiny.gfl(16)).state_dict()
     total = len(state)
     del state['backbone.conv1.weight']
     torch.save(state, path)
     message = rf'{total - 1} of {total} keys matched, 1 missing \(such as'
     with pytest.raises(ValueError, match=message):
-        build(teacher_ckpt=path)
+        tiny.build(teacher_ckpt=path)
     save_teacher(path, MODELS.build(tiny.gfl(8)))
     with pytest.raises(ValueError, match=r'does not fit model\.teacher'):
-        build(teacher_ckpt=path)
-    torch.save({'state_dict': build().state_dict()}, path)
+        tiny.build(teacher_ckpt=path)
+    torch.save({'state_dict': tiny.build().state_dict()}, path)
     with pytest.raises(ValueError, match='export_student'):
-        build(teacher_ckpt=path)
+        tiny.build(teacher_ckpt=path)
     whole = tmp_path / 'teacher.pth'
     whole.write_bytes(whole.read_bytes()[:-1000])
     with pytest.raises(RuntimeError, match='truncated'):
-        build(teacher_ckpt=path)
+        tiny.build(teacher_ckpt=path)
 
 
 def test_inherit_starts_neck_and_head_from_the_teacher():
-    ours = build(inherit=['neck', 'bbox_head'], architecture=tiny.gfl(16))
+    ours = tiny.build(inherit=['neck', 'bbox_head'], architecture=tiny.gfl(16))
     ours.init_weights()
     student, teacher = ours.student.state_dict(), ours.teacher.state_dict()
     for key, value in student.items():
@@ -417,7 +411,7 @@ def test_inherit_starts_neck_and_head_from_the_teacher():
     assert not torch.equal(
         student['backbone.conv1.weight'], teacher['backbone.conv1.weight']
     )
-    whole = build(inherit=True, architecture=tiny.gfl(16))
+    whole = tiny.build(inherit=True, architecture=tiny.gfl(16))
     whole.init_weights()
     assert torch.equal(
         whole.student.neck.fpn_convs[0].conv.weight,
@@ -426,28 +420,28 @@ def test_inherit_starts_neck_and_head_from_the_teacher():
 
 
 def test_inherit_refuses_other_shapes_and_unknown_modules():
-    narrow = build(inherit=True)
+    narrow = tiny.build(inherit=True)
     with pytest.raises(ValueError, match=r'lateral.*\(16, 16, 1, 1\)'):
         narrow.init_weights()
-    unknown = build(inherit=['head'])
+    unknown = tiny.build(inherit=['head'])
     with pytest.raises(ValueError, match='Leave it out of inherit'):
         unknown.init_weights()
 
 
 def test_wrong_configs_say_so():
     with pytest.raises(TypeError, match='Did you mean "inherit"'):
-        build(inherrit=True)
+        tiny.build(inherrit=True)
     with pytest.raises(ValueError, match='cannot be combined'):
-        build(teacher_in_checkpoint=True, fold_batch_norm=True)
+        tiny.build(teacher_in_checkpoint=True, fold_batch_norm=True)
     with pytest.raises(ValueError, match='not a torch dtype'):
-        build(autocast_dtype='half-ish')
+        tiny.build(autocast_dtype='half-ish')
     config = tiny.distiller('nek')
     with pytest.raises(ValueError, match='Closest: neck'):
-        build(distiller=config)
+        tiny.build(distiller=config)
 
 
 def test_channel_mismatch_names_the_connector():
-    ours = build(architecture=tiny.gfl(8, fpn=8))
+    ours = tiny.build(architecture=tiny.gfl(8, fpn=8))
     ours.train()
     message = (
         r'"loss_0".*preds_S \(2, 8, 16, 16\), preds_T \(2, 16, 16, 16\)'
@@ -458,7 +452,7 @@ def test_channel_mismatch_names_the_connector():
 
 
 def test_stopped_distillation_trains_the_student_alone():
-    ours = build()
+    ours = tiny.build()
     ours.train()
     calls = count_calls(ours.teacher.backbone)
     ours.distillation_stopped = True

@@ -24,11 +24,6 @@ def gfl(base: int = 8, seed: int = 1, **changes) -> torch.nn.Module:
     return model
 
 
-def algorithm(kind: str = 'LeanTeacherDistill') -> torch.nn.Module:
-    torch.manual_seed(0)
-    return MODELS.build(tiny.algorithm(kind))
-
-
 def save(folder, state: Weights, **extra) -> str:
     torch.save(dict(state_dict=state, **extra), folder / 'a.pth')
     return str(folder / 'a.pth')
@@ -66,7 +61,7 @@ def log():
 )
 @pytest.mark.parametrize('prefix', ['', 'module.'])
 def test_plain_checkpoint_goes_into_the_student(kind, prefix, tmp_path, log):
-    model, student = algorithm(kind), gfl()
+    model, student = tiny.build(kind=kind), gfl()
     teacher = {k: v.clone() for k, v in model.teacher.state_dict().items()}
     path = save(tmp_path, prefixed(student.state_dict(), prefix))
     load_checkpoint(model, path)
@@ -81,7 +76,7 @@ def test_plain_checkpoint_goes_into_the_student(kind, prefix, tmp_path, log):
 def test_what_does_not_fit_is_left_as_for_the_student_alone(tmp_path, log):
     source = gfl(bbox_head=dict(num_classes=3)).state_dict()
     source['stray.weight'] = torch.ones(1)
-    alone, model = gfl(seed=2), algorithm()
+    alone, model = gfl(seed=2), tiny.build()
     model.architecture.load_state_dict(alone.state_dict())
     path = save(tmp_path, source)
     load_checkpoint(alone, path, logger='current')
@@ -95,7 +90,7 @@ def test_what_does_not_fit_is_left_as_for_the_student_alone(tmp_path, log):
 
 
 def test_distillation_checkpoint_is_loaded_as_before(tmp_path, log):
-    source, model = algorithm(), algorithm()
+    source, model = tiny.build(), tiny.build()
     source.architecture.load_state_dict(gfl().state_dict())
     path = save(tmp_path, source.state_dict())
     load_checkpoint(model, path)
@@ -104,7 +99,7 @@ def test_distillation_checkpoint_is_loaded_as_before(tmp_path, log):
 
 
 def test_distillation_checkpoint_goes_into_the_plain_student(tmp_path, log):
-    source, student = algorithm(), gfl()
+    source, student = tiny.build(), gfl()
     path = save(tmp_path, prefixed(source.state_dict(), 'module.'))
     load_checkpoint(student, path, strict=True)
     assert equal(student, source.architecture.state_dict())
@@ -114,7 +109,7 @@ def test_distillation_checkpoint_goes_into_the_plain_student(tmp_path, log):
 def test_teachers_checkpoint_is_refused(tmp_path):
     path = save(tmp_path, gfl(16).state_dict())
     with pytest.raises(ValueError, match='set the key model'):
-        load_checkpoint(algorithm(), path)
+        load_checkpoint(tiny.build(), path)
 
 
 @pytest.mark.parametrize(
@@ -125,11 +120,11 @@ def test_checkpoint_of_another_model_is_refused(kind, tmp_path):
     other = MODELS.build(tiny.resnet()).head.state_dict()
     path = save(tmp_path, prefixed(other, 'other.'))
     with pytest.raises(ValueError, match=r'No weight .* \(GFL\)'):
-        load_checkpoint(algorithm(kind), path)
+        load_checkpoint(tiny.build(kind=kind), path)
 
 
 def test_whose_weights():
-    model = algorithm()
+    model = tiny.build()
     owners = {
         'algorithm': model.state_dict(),
         'student': gfl().state_dict(),
@@ -153,7 +148,7 @@ def test_models_without_a_distillation_load_as_ever(tmp_path, log):
 
 @pytest.mark.parametrize('distilled', [False, True])
 def test_init_cfg_of_the_student(distilled, tmp_path):
-    source = algorithm()
+    source = tiny.build()
     state = source.state_dict() if distilled else gfl().state_dict()
     path = save(tmp_path, state)
     student = tiny.gfl(8)
@@ -169,7 +164,7 @@ def test_runner_loads_model_and_average(tmp_path, log):
     """load_from with EMAHook: both start from the student's checkpoint."""
     path = save(tmp_path, gfl().state_dict(), meta={})
     runner = Runner(
-        model=algorithm(),
+        model=tiny.build(),
         work_dir=str(tmp_path),
         custom_hooks=[dict(type='EMAHook')],
         load_from=path,

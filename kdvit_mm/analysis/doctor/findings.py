@@ -1,0 +1,120 @@
+"""What an examination of a config finds."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ModuleInfo:
+    """A module of student or teacher.
+
+    Attributes:
+        name (str): Its name, as a recorder's ``source``.
+        type (str): Its class.
+        params (int): Number of parameters in it.
+        shape (str): Shape of its first output; '' if its hooks never ran.
+        calls (int): How often its hooks ran in one forward.
+    """
+
+    name: str
+    type: str
+    params: int
+    shape: str = ''
+    calls: int = 0
+
+
+@dataclass
+class ModelInfo:
+    """Student or teacher.
+
+    Attributes:
+        type (str): Its class.
+        params (int): Number of parameters.
+        flops (float | None): Multiply-adds for one image of the batch's size,
+            as mmdet counts FLOPs; None if it has no plain forward.
+        image (tuple[int, ...]): Shape (C, H, W) of that image.
+        modules (list[ModuleInfo]): Its modules.
+    """
+
+    type: str
+    params: int
+    flops: float | None
+    image: tuple[int, ...]
+    modules: list[ModuleInfo]
+
+
+@dataclass
+class RecorderInfo:
+    """A recorder after the forward of its side.
+
+    Attributes:
+        side (str): 'student' or 'teacher'.
+        name (str): Its key in the config.
+        source (str): What it listens to.
+        count (int): Number of records.
+        shapes (list[str]): Shape of every record.
+    """
+
+    side: str
+    name: str
+    source: str
+    count: int
+    shapes: list[str]
+
+
+@dataclass
+class LossInfo:
+    """A loss on the batch.
+
+    Attributes:
+        name (str): Its name in the log.
+        value (float): Its value, weight included.
+        grad_norm (float): L2 norm of its gradient at the student's trained
+            parameters.
+        weight (float | None): The distill loss's ``loss_weight``.
+        value_ratio (float | None): Value over the summed task loss.
+        unweighted_ratio (float | None): The same with a ``loss_weight`` of 1.
+        grad_ratio (float | None): Gradient norm over the task loss's.
+    """
+
+    name: str
+    value: float
+    grad_norm: float
+    weight: float | None = None
+    value_ratio: float | None = None
+    unweighted_ratio: float | None = None
+    grad_ratio: float | None = None
+
+
+@dataclass
+class Findings:
+    """All that an examination brought up.
+
+    Attributes:
+        student (ModelInfo | None): The student.
+        teacher (ModelInfo | None): The teacher.
+        recorders (list[RecorderInfo]): Recorders of both sides.
+        task (LossInfo | None): The student's own losses, summed.
+        losses (list[LossInfo]): Every loss.
+        teacher_loss (float | None): The teacher's own task loss in eval mode.
+        fresh_loss (float | None): The lowest task loss of three freshly
+            initialised models of the teacher's architecture.
+        weights (dict[str, str]): By side, what its weights are loaded from.
+        errors (list[str]): Why the config cannot train.
+        warnings (list[str]): What is probably not meant.
+    """
+
+    student: ModelInfo | None = None
+    teacher: ModelInfo | None = None
+    recorders: list[RecorderInfo] = field(default_factory=list)
+    task: LossInfo | None = None
+    losses: list[LossInfo] = field(default_factory=list)
+    teacher_loss: float | None = None
+    fresh_loss: float | None = None
+    weights: dict[str, str] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def exit_status(self) -> int:
+        """1 if the config cannot train, else 0."""
+        return int(bool(self.errors))
