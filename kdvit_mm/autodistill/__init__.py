@@ -20,9 +20,10 @@ from kdvit_mm.analysis.configs import (
     first_batch,
     model_config,
 )
-from kdvit_mm.analysis.doctor import Findings, build_algorithm, examine_step
+from kdvit_mm.analysis.doctor import Findings, build_algorithm
+from kdvit_mm.analysis.doctor.losses import examine_step
 from kdvit_mm.analysis.rehearsal import rehearsing
-from kdvit_mm.autodistill.adapt import PairAdapter
+from kdvit_mm.autodistill.adapter import PairAdapter
 from kdvit_mm.autodistill.probe import (
     TASKS,
     Probe,
@@ -240,7 +241,7 @@ class _Maker:
             ConfigError: If none does; says why the first one does not.
         """
         reasons = []
-        for base in self.method.distillers:
+        for base in self._bases(student):
             file = config_root() / '_base_' / 'distillers' / f'{base}.py'
             distiller = Config.fromfile(file).distiller.to_dict()
             try:
@@ -259,6 +260,14 @@ class _Maker:
             f'{self.method.title} does not fit {student.kind} under '
             f'{teacher.kind}. {reasons[0]}\nOther methods for '
             f'{student.task}: {others}.'
+        )
+
+    def _bases(self, student: Probe) -> list[str]:
+        """The method's distillers; those of the other detectors last."""
+        two_stage = hasattr(student.model, 'roi_head')
+        return sorted(
+            self.method.distillers,
+            key=lambda base: base.endswith('_two_stage') != two_stage,
         )
 
     def _explain(

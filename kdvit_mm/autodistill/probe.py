@@ -12,9 +12,13 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from kdvit_mm.analysis.configs import ConfigError, explained
+from kdvit_mm.autodistill.shapes import is_pyramid, shapes_of, width
+from kdvit_mm.models.utils.explain import classes_of
 
 # Modes of a model's forward, in the order in which they are tried.
 MODES = ('loss', 'tensor', 'predict')
+# Of a ResNet.
+STAGES = 4
 # What the base classes of a package's models are for.
 TASKS = {
     'mmdet': 'Detection',
@@ -51,16 +55,9 @@ class Probe:
     @property
     def task(self) -> str | None:
         """What the model is for, one of the catalogue's tasks."""
-        packages = [c.__module__.partition('.')[0] for c in self._classes]
+        classes = type(self.model).__mro__
+        packages = [cls.__module__.partition('.')[0] for cls in classes]
         return next((TASKS[p] for p in packages if p in TASKS), None)
-
-    @property
-    def _classes(self) -> tuple[type, ...]:
-        return type(self.model).__mro__
-
-    def kind_of(self, name: str) -> str:
-        """Class of one of the model's modules."""
-        return type(self.model.get_submodule(name)).__name__
 
 
 def build_probe(side: str, config: ConfigDict) -> Probe:
@@ -129,19 +126,48 @@ def _noting_shapes(probe: Probe) -> Iterator[None]:
             handle.remove()
 
 
-def shapes_of(outputs: Any) -> Any:
-    """Replaces the tensors in nested tuples and lists with their shapes."""
-    if isinstance(outputs, torch.Tensor):
-        return tuple(outputs.shape)
-    if isinstance(outputs, (list, tuple)):
-        return [shapes_of(output) for output in outputs]
-    return None
+def locate(probe: Probe, source: str) -> tuple[str, int | None]:
+    """Finds what plays a module's part in a model.
 
+    Args:
+        probe (Probe): The model, after it has run.
+        source (str): Name of the module in a method's distiller.
 
-def is_pyramid(shapes: Any) -> bool:
-    """Whether shapes are those of a tuple or list of maps."""
-    return (
-        isinstance(shapes, list)
-        and bool(shapes)
-        and all(isinstance(s, tuple) and len(s) == 4 for s in shapes)
+    Returns:
+        tuple[str, int | None]: Name of a module that the model calls, and the
+        index of the one map of its output, or None for all of it.
+
+    Raises:
+        ConfigError: If there is nothing of the kind.
+    """
+    if not source or source in probe.outputs:
+        return source, None
+    part, _, inner = source.partition('.')
+    pyramids = [
+        name
+        for name, shapes in probe.outputs.items()
+        if '.' not in name and 'head' not in name and is_pyramid(shapes)
+    ]
+    if source == 'neck' and pyramids:
+        # The last one before the head.
+        return pyramids[-1], None
+    if part == 'backbone' and 'backbone' in pyramids:
+        # Stages are counted from the last one, a ResNet's fourth.
+        number = len(probe.outputs['backbone'])
+        stage = int(inner[-1]) if inner[-1:].isdigit() else STAGES
+        return 'backbone', min(max(number + stage - STAGES, 1), number) - 1
+    if part in ('decode_head', 'head') and inner:
+        classifiers = [
+            name
+            for name, shape in probe.outputs.items()
+            if name.startswith(f'{part}.')
+            and isinstance(shape, tuple)
+            and width(shape) == classes_of(probe.model, name)
+            and not [*probe.model.get_submodule(name).children()]
+        ]
+        if classifiers:
+            return classifiers[-1], None
+    raise ConfigError(
+        f'It records "{source}", but the {probe.side} ({probe.kind}) calls no '
+        'such module, and none that plays its part.'
     )
