@@ -9,6 +9,7 @@ name itself: a recipe written for mmrazor keeps its meaning.
 import difflib
 import functools
 import inspect
+import warnings
 from typing import Any
 
 from mmengine import registry as mmengine_registry
@@ -16,6 +17,14 @@ from mmengine.registry import Registry
 from mmrazor import registry as mmrazor_registry
 
 SCOPE = 'kdvit_mm'
+
+
+class RenamedKeyWarning(DeprecationWarning):
+    """A config has a key that is called otherwise by now."""
+
+
+# Shown to users, as other deprecation warnings are not, and once per key.
+warnings.simplefilter('once', RenamedKeyWarning)
 
 
 class PluginRegistry(Registry):
@@ -50,7 +59,10 @@ class PluginRegistry(Registry):
 
 
 def _explain_unknown_keys(cls: type) -> None:
-    """Makes ``cls(unknown=...)`` name the closest key that it knows."""
+    """Makes ``cls(unknown=...)`` name the closest key that it knows.
+
+    A class with an ``upgrade_keys`` takes keys of earlier versions, too.
+    """
     init = cls.__init__  # type: ignore[misc]
     parameters = inspect.signature(init).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
@@ -59,6 +71,14 @@ def _explain_unknown_keys(cls: type) -> None:
 
     @functools.wraps(init)
     def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        if hasattr(cls, 'upgrade_keys'):
+            for old, new in cls.upgrade_keys(kwargs).items():
+                warnings.warn(
+                    f'{cls.__name__}: {old} is now {new}; replace it in your '
+                    'config.',
+                    RenamedKeyWarning,
+                    stacklevel=2,
+                )
         for key in kwargs:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)

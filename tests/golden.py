@@ -1,7 +1,7 @@
 """Reads the outputs and gradients of the methods' official code.
 
-They lie in ``../shared/golden`` beside the checkout and are not part of the
-project; where the folder is absent the tests that read it are skipped.
+Small cases of every method lie in ``tests/golden``. Where a larger set lies in
+``../shared/golden`` beside the checkout, its cases are added.
 """
 
 import json
@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-FOLDER = Path(__file__).resolve().parents[2] / 'shared' / 'golden'
+FOLDER = Path(__file__).with_name('golden')
+LARGER = Path(__file__).resolve().parents[2] / 'shared' / 'golden'
 
 
 class Case(NamedTuple):
@@ -26,11 +27,8 @@ class Case(NamedTuple):
     after: dict[str, torch.Tensor]
 
 
-def read_cases(name: str) -> dict[str, Case]:
-    """All cases of ``name``.npz by label such as ``c0``; {} if absent."""
-    path = FOLDER / f'{name}.npz'
-    if not path.is_file():
-        return {}
+def read_file(path: Path) -> dict[str, Case]:
+    """The cases of a file by label such as ``c0``."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {key: file[key] for key in file.files if key != 'meta'}
     cases: dict[str, Case] = {}
@@ -45,7 +43,14 @@ def read_cases(name: str) -> dict[str, Case]:
     return cases
 
 
-def parametrize(name: str, *kinds: str) -> Any:
+def read_cases(name: str) -> dict[str, Case]:
+    """All cases of ``name``.npz, those of the repository first."""
+    cases = read_file(FOLDER / f'{name}.npz')
+    larger = LARGER / f'{name}.npz'
+    return cases | read_file(larger) if larger.is_file() else cases
+
+
+def parametrize(name: str, *kinds: str) -> pytest.MarkDecorator:
     """Parametrizes a test over the cases of ``name`` as ``case``.
 
     ``kinds`` are the beginnings of the labels to take; all without any.
@@ -53,11 +58,6 @@ def parametrize(name: str, *kinds: str) -> Any:
     cases = {
         key: case
         for key, case in read_cases(name).items()
-        if case.settings.get('label', '').startswith(kinds or '')
+        if case.settings['label'].startswith(kinds or '')
     }
-    if cases:
-        return pytest.mark.parametrize(
-            'case', cases.values(), ids=cases.keys()
-        )
-    absent = pytest.mark.skip(reason=f'{name}.npz is not beside the checkout')
-    return pytest.mark.parametrize('case', [pytest.param(None, marks=absent)])
+    return pytest.mark.parametrize('case', cases.values(), ids=cases.keys())

@@ -14,7 +14,7 @@ from torch import nn
 
 import kdvit_mm  # noqa: F401
 from kdvit_mm.engine.hooks import LevelSelectionHook
-from kdvit_mm.models.losses.freekd import FrequencyPrompt
+from kdvit_mm.models.losses.feature.freekd import FrequencyPrompt
 from kdvit_mm.models.recorders.fpn_level_selection import Pyramid
 from kdvit_mm.models.selectors.benefits import image_losses, level_benefits
 from kdvit_mm.registry import MODELS
@@ -318,6 +318,20 @@ def quality() -> None:
         assert measure.distill_norms().device == GPU
 
 
+@case('LevelWise')
+def level_wise() -> None:
+    connector = dict(
+        type='ConvModuleConnector', in_channel=4, out_channel=4, act_cfg=None
+    )
+    loss = build(
+        'LevelWise',
+        loss=dict(type='CWDLoss'),
+        num_levels=3,
+        connector=connector,
+    )
+    assert loss(pyramid(), pyramid(), samples()).device == GPU
+
+
 @case('SelectedLevelsLoss')
 def selected_levels() -> None:
     connector = dict(
@@ -334,7 +348,7 @@ def selected_levels() -> None:
         loss = build(
             'SelectedLevelsLoss',
             selector=dict(type=kind),
-            level_loss=dict(type='CWDLoss'),
+            loss=dict(type='CWDLoss'),
             num_levels=3,
             **more,
         )
@@ -393,7 +407,7 @@ def test_level_selection_and_its_probes(monkeypatch) -> None:
             loss_levels=dict(
                 type='SelectedLevelsLoss',
                 selector=dict(type='PPOLevels', remembers=True),
-                level_loss=dict(type='CWDLoss'),
+                loss=dict(type='CWDLoss'),
                 num_levels=5,
             )
         ),

@@ -40,7 +40,7 @@ def test_building_inside_another_default_scope(scope):
         hook = HOOKS.build(
             dict(type='kdvit_mm.DistillationLossDetachHook', detach_epoch=3)
         )
-    assert hook.detach_epoch == 3
+    assert hook.schedules[0]['begin'] == 3
 
 
 def test_unknown_key_names_the_closest():

@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from mmrazor.models.algorithms import SingleTeacherDistill
 from torch import nn
 
-from kdvit_mm.engine.hooks.distillation_loss_detach_hook import (
+from kdvit_mm.engine.hooks.distill_schedule_hook import (
     refuse_without_student_loss,
 )
 from kdvit_mm.models.utils.checkpoint_kind import unwrapped
@@ -121,8 +121,14 @@ def call_hook(runner: Runner, fn_name: str, **kwargs: Any) -> None:
         if not hasattr(hook, fn_name):
             continue
         names = _names(type(hook))
-        if fn_name == 'before_train' and 'mmrazor.StopDistillHook' in names:
-            refuse_without_student_loss(runner, hook, 'stop_epoch')
+        if (
+            fn_name == 'before_train'
+            and 'mmrazor.StopDistillHook' in names
+            and hook.stop_epoch < runner.max_epochs
+        ):
+            refuse_without_student_loss(
+                runner, hook, 'stop_epoch', hook.stop_epoch
+            )
         sees_student = not STUDENT_HOOKS.isdisjoint(names)
         view = student_view(runner) if sees_student else _explain(runner, hook)
         try:

@@ -255,7 +255,7 @@ def test_plain_models_and_chosen_levels(tmp_path):
             loss_0=dict(
                 type='SelectedLevelsLoss',
                 selector=dict(type='AllLevels'),
-                level_loss=dict(type='CWDLoss'),
+                loss=dict(type='CWDLoss'),
                 num_levels=5,
             )
         ),

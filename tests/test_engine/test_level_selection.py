@@ -210,7 +210,7 @@ def test_weight_zero_trains_the_student_as_if_alone(digits, tmp_path):
     cfg = config(
         digits, tmp_path / 'zero', 2, dict(probe_interval=2, policy=1)
     )
-    cfg.model.distiller.distill_losses.loss_levels.level_loss.loss_weight = 0.0
+    cfg.model.distiller.distill_losses.loss_levels.loss.loss_weight = 0.0
     assert_same(alone, train(cfg))
 
 

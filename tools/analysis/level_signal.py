@@ -98,8 +98,8 @@ def read_config(args: argparse.Namespace) -> tuple[Config, ConfigDict]:
                 f'--level-loss: {args.level_loss} has no '
                 'distiller.distill_losses to take a loss from.'
             )
-        loss.level_loss = losses[0]
-    return cfg, loss.level_loss
+        loss.loss = losses[0]
+    return cfg, loss.loss
 
 
 def new_table(title: str, columns: list[str]) -> PrettyTable:

@@ -13,7 +13,7 @@ distiller = dict(
             # The levels' rewards add up: later ones would only add noise.
             selector=dict(
                 type='PPOLevels', lambda_cost=0.3, gamma=0, remembers=True),
-            level_loss=dict(type='kdvit_mm.CWDLoss', tau=1, loss_weight=10))),
+            loss=dict(type='kdvit_mm.CWDLoss', tau=1, loss_weight=10))),
     loss_forward_mappings=dict(
         loss_levels=dict(
             preds_S=dict(recorder='pyramid', from_student=True),

@@ -3,4 +3,4 @@ _base_ = './levels_cwd_fpn.py'
 distiller = dict(
     distill_losses=dict(
         loss_levels=dict(
-            selector=dict(lr=2e-3), level_loss=dict(loss_weight=0.4))))
+            selector=dict(lr=2e-3), loss=dict(loss_weight=0.4))))

@@ -3,5 +3,5 @@ _base_ = './levels_cwd_fpn_small.py'
 distiller = dict(
     distill_losses=dict(
         loss_levels=dict(
-            level_loss=dict(
+            loss=dict(
                 _delete_=True, type='kdvit_mm.PKDLoss', loss_weight=1))))

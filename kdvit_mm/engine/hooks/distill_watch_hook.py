@@ -15,7 +15,7 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdvit_mm.models.losses.selected_levels import SelectedLevelsLoss
+from kdvit_mm.models.losses.wrappers.selected_levels import SelectedLevelsLoss
 from kdvit_mm.models.utils.checkpoint_kind import unwrapped
 from kdvit_mm.registry import HOOKS
 

@@ -16,7 +16,10 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from kdvit_mm.models.losses.selected_levels import Decision, SelectedLevelsLoss
+from kdvit_mm.models.losses.wrappers.selected_levels import (
+    Decision,
+    SelectedLevelsLoss,
+)
 from kdvit_mm.models.selectors.benefits import (
     find_selected_loss,
     image_losses,

@@ -9,7 +9,7 @@ from mmengine.structures import BaseDataElement
 from mmrazor.models.algorithms import BaseAlgorithm
 from torch import nn
 
-from kdvit_mm.models.losses.freekd import FrequencyPrompt, as_maps
+from kdvit_mm.models.losses.feature.freekd import FrequencyPrompt, as_maps
 from kdvit_mm.models.utils.scope import in_own_scope
 from kdvit_mm.registry import MODELS
 

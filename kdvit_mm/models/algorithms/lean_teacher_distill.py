@@ -7,6 +7,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
@@ -234,7 +235,8 @@ class LeanTeacherDistill(SingleTeacherDistill):
                 what shapes and which connector makes them fit.
         """
         if self.distillation_stopped:
-            return self._student_loss(batch_inputs, data_samples)
+            losses = self._student_loss(batch_inputs, data_samples)
+            return losses | self._idle_terms({})
         seed = self._next_seed()
         try:
             return self._losses(seed, batch_inputs, data_samples)
@@ -259,7 +261,37 @@ class LeanTeacherDistill(SingleTeacherDistill):
                     self.distiller, error, self.student, self.teacher
                 ) from error
         losses.update(add_prefix(distill_losses, 'distill'))
-        return losses
+        return losses | self._idle_terms(self.distiller.loss_forward_mappings)
+
+    def _idle_terms(
+        self, mappings: dict[str, dict]
+    ) -> dict[str, torch.Tensor]:
+        """A 0 with all parameters that no loss of ``mappings`` uses.
+
+        DistributedDataParallel waits for every parameter's gradient, those of
+        stopped losses and their connectors, too.
+        """
+        if get_world_size() == 1:
+            return {}
+        connectors = {
+            record.get('connector')
+            for mapping in mappings.values()
+            for record in mapping.values()
+        }
+        idle = [
+            parameter
+            for modules, used in (
+                (self.distiller.distill_losses, mappings),
+                (self.distiller.connectors, connectors),
+            )
+            for name, module in modules.items()
+            if name not in used
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
+        if not idle:
+            return {}
+        return {'distill.loss_idle': sum(0 * p.sum() for p in idle)}
 
     def _student_loss(self, *batch: Any) -> dict[str, torch.Tensor]:
         trains = self.student_trainable or self.calculate_student_loss

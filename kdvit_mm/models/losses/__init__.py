@@ -1,32 +1,23 @@
-"""Distill losses, one method a file."""
+"""Distill losses, one method per file, sorted by what they compare.
 
-from kdvit_mm.models.losses.cwd import CWDLoss
-from kdvit_mm.models.losses.defeat import DeFeatLoss, DeFeatRoILoss
-from kdvit_mm.models.losses.dist import DISTLoss
-from kdvit_mm.models.losses.dkd import DKDLoss
-from kdvit_mm.models.losses.feature_l2 import FeatureL2Loss
-from kdvit_mm.models.losses.fgd import FGDLoss
-from kdvit_mm.models.losses.freekd import FreeKDLoss
-from kdvit_mm.models.losses.hcl import HCLLoss
-from kdvit_mm.models.losses.ld import LDLoss
-from kdvit_mm.models.losses.mgd import MGDLoss
-from kdvit_mm.models.losses.pkd import PKDLoss
-from kdvit_mm.models.losses.selected_levels import SelectedLevelsLoss
-from kdvit_mm.models.losses.shared_roi import SharedRoILoss
+``response``: class scores and boxes; ``feature``: maps; ``relation``:
+relations between samples or classes; ``wrappers``: losses around other losses.
+All modules are imported, so that a new method is one new file.
+"""
 
-__all__ = [
-    'CWDLoss',
-    'DISTLoss',
-    'DKDLoss',
-    'DeFeatLoss',
-    'DeFeatRoILoss',
-    'FGDLoss',
-    'FeatureL2Loss',
-    'FreeKDLoss',
-    'HCLLoss',
-    'LDLoss',
-    'MGDLoss',
-    'PKDLoss',
-    'SelectedLevelsLoss',
-    'SharedRoILoss',
-]
+from typing import Any
+
+from kdvit_mm.models.utils.discovery import public_classes
+
+_CLASSES = public_classes(__name__)
+__all__ = sorted(_CLASSES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CLASSES:
+        return _CLASSES[name]
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -30,7 +30,7 @@ class FPNLevelSelectionRecorder(ModuleOutputsRecorder):
 
     In a config it is ``dict(type='FPNLevelSelection', source='neck')``. One on
     the student's neck and one on the teacher's feed
-    :class:`~kdvit_mm.models.losses.selected_levels.SelectedLevelsLoss`, which
+    :class:`~kdvit_mm.models.losses.SelectedLevelsLoss`, which
     takes the decision and applies it to both.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from kdvit_mm.models.losses.selected_levels import SelectedLevelsLoss
+from kdvit_mm.models.losses.wrappers.selected_levels import SelectedLevelsLoss
 from kdvit_mm.models.selectors.learning import above_price
 from kdvit_mm.models.selectors.quality import total_of
 from kdvit_mm.models.utils.eval_mode import eval_mode

@@ -48,6 +48,28 @@ def connector_line(name: str, student: Any, teacher: Any) -> str | None:
         str | None: The line, or None where the channels are equal or the
         records are not maps of shape (N, C, H, W).
     """
+    connector = channel_connector(student, teacher)
+    if connector is None:
+        return None
+    return (
+        f"connectors=dict({name}_s={connector}) and connector='{name}_s' in "
+        f'loss_forward_mappings.{name}.preds_S (a connector takes one map: '
+        'give the loss a data_idx, or wrap it in kdvit_mm.LevelWise, which '
+        'takes a connector per level)'
+    )
+
+
+def channel_connector(student: Any, teacher: Any) -> str | None:
+    """The config of a connector that gives two maps equal channels.
+
+    Args:
+        student (Any): The student's record.
+        teacher (Any): The teacher's record.
+
+    Returns:
+        str | None: The config, or None where the channels are equal or the
+        records are not maps of shape (N, C, H, W).
+    """
     if not (
         isinstance(student, torch.Tensor)
         and isinstance(teacher, torch.Tensor)
@@ -56,11 +78,8 @@ def connector_line(name: str, student: Any, teacher: Any) -> str | None:
     ):
         return None
     return (
-        f"connectors=dict({name}_s=dict(type='ConvModuleConnector', "
-        f'in_channel={student.size(1)}, out_channel={teacher.size(1)}, '
-        f"act_cfg=None)) and connector='{name}_s' in "
-        f'loss_forward_mappings.{name}.preds_S (a connector takes one map: '
-        'give each level a loss with a data_idx and a connector)'
+        f"dict(type='ConvModuleConnector', in_channel={student.size(1)}, "
+        f'out_channel={teacher.size(1)}, act_cfg=None)'
     )
 
 

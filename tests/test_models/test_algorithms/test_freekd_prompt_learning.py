@@ -4,7 +4,7 @@ import torch
 from kdvit_mm.models.algorithms.freekd_prompt_learning import (
     FreeKDPromptLearning,
 )
-from kdvit_mm.models.losses.freekd import FreeKDLoss
+from kdvit_mm.models.losses.feature.freekd import FreeKDLoss
 from kdvit_mm.registry import MODELS
 from tests.tiny import detection_batch, gfl
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from kdvit_mm.models.connectors.mgd import MGDGenerator
-from kdvit_mm.models.losses.mgd import MGDLoss
+from kdvit_mm.models.losses.feature.mgd import MGDLoss
 from tests.golden import parametrize
 from tests.loss_checks import assert_golden
 

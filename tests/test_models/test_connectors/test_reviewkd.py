@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kdvit_mm.models.connectors.reviewkd import ReviewKDConnector
-from kdvit_mm.models.losses.hcl import HCLLoss
+from kdvit_mm.models.losses.feature.hcl import HCLLoss
 from kdvit_mm.registry import MODELS
 from tests.golden import parametrize
 from tests.tiny import algorithm, detection_batch, gfl

@@ -141,14 +141,12 @@ def test_lists_of_different_lengths_where_a_key_lists_the_levels(kind):
         step(kind, config)
 
 
-@by_type(ON_A_MAP)
-def test_whole_lists_where_one_map_is_taken(kind, loss):
-    samples = 'MGD' not in loss['type']
+def test_a_whole_list_where_the_level_is_told(kind):
     with pytest.raises(
         ValueError,
         match='Set data_idx of preds_S in loss_forward_mappings',
     ):
-        step(kind, distiller(loss, samples=samples))
+        step(kind, distiller(DEFEAT))
 
 
 def test_a_level_that_is_not_there(kind):

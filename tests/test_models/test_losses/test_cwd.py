@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kdvit_mm.models.losses.cwd import CWDLoss
+from kdvit_mm.models.losses.feature.cwd import CWDLoss
 from tests import tiny
 from tests.golden import parametrize
 from tests.loss_checks import (

@@ -8,7 +8,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from kdvit_mm.models.connectors.defeat import DeFeatAdapter
-from kdvit_mm.models.losses.defeat import DeFeatLoss, DeFeatRoILoss
+from kdvit_mm.models.losses.feature.defeat import DeFeatLoss, DeFeatRoILoss
 from kdvit_mm.models.utils.gt_masks import level_mask
 from tests.golden import parametrize, read_cases
 from tests.loss_checks import (
@@ -144,16 +144,14 @@ def golden_head(case):
 
 def test_golden_from_boxes():
     """The neck's masks are those of the recorded boxes."""
-    cases = read_cases('defeat')
-    if not {'c0', 'c1'} <= cases.keys():
-        pytest.skip('defeat.npz is not beside the checkout')
-    boxes, case = cases['c0'].inputs, cases['c1']
-    samples = make_samples([boxes['gt_bboxes.0'], boxes['gt_bboxes.1']])
-    for i in range(5):
-        mask = case.inputs[f'mask.{i}']
-        student = case.inputs[f'student.{i}']
-        teacher = case.inputs[f'teacher.{i}']
-        loss = DeFeatLoss(3, 12, STRIDES[i], i, 5)
+    inputs = read_cases('defeat')['s0'].inputs
+    samples = make_samples(named(inputs, 'gt_bboxes'))
+    levels = zip(
+        *(named(inputs, key) for key in ('student', 'teacher', 'mask')),
+        strict=True,
+    )
+    for level, (student, teacher, mask) in enumerate(levels):
+        loss = DeFeatLoss(3, 12, STRIDES[level], level, 3)
         torch.testing.assert_close(
             loss(student, teacher, samples),
             loss.decoupled_distance(student, teacher, mask),

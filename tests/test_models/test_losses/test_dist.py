@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kdvit_mm.models.losses.dist import DISTLoss
+from kdvit_mm.models.losses.relation.dist import DISTLoss
 from tests import tiny
 from tests.golden import parametrize
 from tests.loss_checks import (

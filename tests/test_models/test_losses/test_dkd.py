@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmpretrain.structures import DataSample
 
-from kdvit_mm.models.losses.dkd import DKDLoss
+from kdvit_mm.models.losses.response.dkd import DKDLoss
 from tests import tiny
 from tests.golden import parametrize
 from tests.loss_checks import assert_golden, assert_robust, train_step
@@ -122,7 +122,7 @@ def test_errors():
     with pytest.raises(
         ValueError, match=r'preds_S \[\(2, 3\)\].*same proposals'
     ):
-        loss([logits], [logits], labels)
+        loss([[logits]], [[logits]], labels)
     with pytest.raises(ValueError, match=r'shape \(3\,\).*\(2, 3\)'):
         loss(logits, logits, torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match='one integer class a row'):

@@ -2,7 +2,7 @@ import pytest
 import torch
 from mmrazor.models.architectures.connectors import ConvModuleConnector
 
-from kdvit_mm.models.losses.feature_l2 import FeatureL2Loss
+from kdvit_mm.models.losses.feature.feature_l2 import FeatureL2Loss
 from tests import tiny
 from tests.golden import parametrize
 from tests.loss_checks import (

@@ -3,7 +3,7 @@ import pytest
 import pywt
 import torch
 
-from kdvit_mm.models.losses.freekd import (
+from kdvit_mm.models.losses.feature.freekd import (
     FreeKDLoss,
     FrequencyPrompt,
     dice_overlap,

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kdvit_mm.models.losses.hcl import HCLLoss
+from kdvit_mm.models.losses.feature.hcl import HCLLoss
 from tests.golden import parametrize
 
 

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.structures import InstanceData
 
-from kdvit_mm.models.losses.ld import LDLoss, _divergence
+from kdvit_mm.models.losses.response.ld import LDLoss, _divergence
 from kdvit_mm.registry import MODELS
 from tests.golden import parametrize
 from tests.tiny import algorithm, detection_batch, gfl
@@ -92,7 +92,7 @@ def test_golden_divergence(case, dtype, tolerance):
 def test_golden_valuable_region(case):
     anchors, boxes = case.inputs['anchors'], case.inputs['gt_bboxes']
     loss = _loss(topk=case.settings['topk'])
-    region = loss.valuable_region(
+    region = loss.regions.valuable_region(
         anchors,
         case.settings['num_level_bboxes'],
         boxes,
@@ -190,7 +190,7 @@ def test_valuable_region_equals_a_loop(true_diou):
     loss = _loss(gamma=0.3, true_diou=true_diou)
     levels = [
         anchors.double() + 0.01 * torch.rand(len(anchors), 1)
-        for anchors in loss.anchors.grid_priors(SIZES, device='cpu')
+        for anchors in loss.regions.anchors.grid_priors(SIZES, device='cpu')
     ]
     anchors, areas = torch.cat(levels), [len(level) for level in levels]
     corner = torch.rand(7, 2, dtype=torch.float64) * 100
@@ -199,7 +199,7 @@ def test_valuable_region_equals_a_loop(true_diou):
     )
     image = torch.tensor([0, 0, 0, 2, 2, 2, 2])
     inside = torch.rand(3, len(anchors)) > 0.2
-    region = loss.valuable_region(anchors, areas, boxes, image, inside)
+    region = loss.regions.valuable_region(anchors, areas, boxes, image, inside)
     for index in range(3):
         expected = _region_by_loop(
             anchors.tolist(),

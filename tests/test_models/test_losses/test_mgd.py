@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kdvit_mm.models.connectors.mgd import MGDGenerator  # noqa: F401
-from kdvit_mm.models.losses.mgd import MGDLoss
+from kdvit_mm.models.losses.feature.mgd import MGDLoss
 from tests.loss_checks import (
     assert_robust,
     hard_pair,

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdvit_mm.models.losses.pkd import PKDLoss
+from kdvit_mm.models.losses.feature.pkd import PKDLoss
 from tests import tiny
 from tests.golden import parametrize
 from tests.loss_checks import (

@@ -61,7 +61,7 @@ def build(levels, level_loss='CWD', **options) -> nn.Module:
             type='SelectedLevelsLoss',
             num_levels=3,
             selector=selector,
-            level_loss=LEVEL_LOSSES[level_loss],
+            loss=LEVEL_LOSSES[level_loss],
             **options,
         )
     )
@@ -140,7 +140,7 @@ def test_unchosen_pairs_cost_no_connector_and_no_loss():
     ]
 
 
-def test_a_level_chosen_by_nobody_adds_zero_and_zero_gradients():
+def test_a_level_that_no_image_chose_adds_zero_and_zero_gradients():
     loss = build([0], 'MGD', connector=CONNECTOR)
     # Not even looked at.
     student = pyramid(2, 0, scale=(1, 1, torch.nan))
@@ -184,7 +184,7 @@ def test_counting_costs_leaves_batch_norms_alone():
 @pytest.mark.parametrize(
     ('changes', 'words'),
     [
-        (dict(level_loss=[LEVEL_LOSSES['CWD']] * 2), 'level_loss has 2'),
+        (dict(loss=[LEVEL_LOSSES['CWD']] * 2), 'loss has 2'),
         (dict(connector=[CONNECTOR] * 4), 'connector has 4 configs'),
         (
             dict(selector=dict(type='FixedLevels', levels=[3])),
@@ -202,7 +202,7 @@ def test_wrong_options_are_named(changes, words):
         type='SelectedLevelsLoss',
         num_levels=3,
         selector=dict(type='AllLevels'),
-        level_loss=LEVEL_LOSSES['CWD'],
+        loss=LEVEL_LOSSES['CWD'],
     )
     with pytest.raises(ValueError, match=words):
         MODELS.build(config | changes)
@@ -212,9 +212,7 @@ def test_a_pyramid_of_other_levels_is_named():
     loss = build(None)
     with pytest.raises(ValueError, match=r'preds_T .* num_levels=3 maps'):
         loss(pyramid(2, 0), pyramid(2, 1)[:2])
-    with pytest.raises(
-        ValueError, match=r"preds_T .* type 'FPNLevelSelection'"
-    ):
+    with pytest.raises(ValueError, match=r'preds_T .* without data_idx'):
         loss(tuple(pyramid(2, 0)), pyramid(2, 1)[0])
 
 
@@ -230,7 +228,7 @@ def levels_distiller(**loss) -> dict:
             loss_levels=dict(
                 type='SelectedLevelsLoss',
                 num_levels=5,
-                **dict(level_loss=level_loss, **loss),
+                **{'loss': level_loss, **loss},
             )
         ),
         loss_forward_mappings=dict(

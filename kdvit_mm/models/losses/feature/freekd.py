@@ -7,8 +7,8 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
+from kdvit_mm.models.losses.base import DistillLoss, as_levels
 from kdvit_mm.models.utils.explain import describe
-from kdvit_mm.models.utils.feature_pairs import check_pair, in_full_precision
 from kdvit_mm.models.utils.haar import haar_dwt, haar_idwt
 from kdvit_mm.registry import MODELS
 
@@ -16,7 +16,7 @@ LEVELS = 3
 
 
 class FrequencyPrompt(nn.Module):
-    """The prompt tokens of one map, one set a wavelet band.
+    """The prompt tokens of one map, one set per wavelet band.
 
     ``mask_token``, as it is named in the official checkpoints, has shape
     (1 + levels, T, C): one set of T tokens for the low band and one for the
@@ -92,7 +92,7 @@ def dice_overlap(masks: torch.Tensor) -> torch.Tensor:
 
 
 @MODELS.register_module()
-class FreeKDLoss(nn.Module):
+class FreeKDLoss(DistillLoss):
     """Absolute error of wavelet details where the teacher's prompts point.
 
     Paper: Zhang, Huang, Liu, Jiang, Zhang, *FreeKD: Knowledge Distillation
@@ -129,6 +129,8 @@ class FreeKDLoss(nn.Module):
         ValueError: If the checkpoint's tokens have other shapes.
     """
 
+    takes_dims = (4,)
+
     def __init__(
         self,
         channels: Sequence[int],
@@ -136,8 +138,8 @@ class FreeKDLoss(nn.Module):
         prompt_ckpt: str | None = None,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.loss_weight = loss_weight
+        super().__init__(loss_weight)
+        self.takes_pyramid = len(channels) > 1
         self.mask_modules = nn.ModuleList(
             FrequencyPrompt(c, num_tokens) for c in channels
         )
@@ -164,36 +166,29 @@ class FreeKDLoss(nn.Module):
             )
         self.load_state_dict(found)
 
-    def forward(
+    def pairs(
         self,
         preds_S: torch.Tensor | Sequence[torch.Tensor],
         preds_T: torch.Tensor | Sequence[torch.Tensor],
-    ) -> torch.Tensor:
-        """Computes the loss.
-
-        Args:
-            preds_S (torch.Tensor | Sequence[torch.Tensor]): The student's
-                maps, each of shape (N, C, H, W), or one such map.
-            preds_T (torch.Tensor | Sequence[torch.Tensor]): The teacher's.
-
-        Returns:
-            torch.Tensor: The loss, a scalar in float32, or float64 for
-            float64 input.
-
-        Raises:
-            ValueError: If numbers of maps, shapes or channels differ.
-        """
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Checks that there is one prompt per map, then as any loss."""
         students = as_maps('FreeKDLoss', preds_S, self.mask_modules, False)
         teachers = as_maps('FreeKDLoss', preds_T, self.mask_modules)
-        losses = []
-        for student, teacher, prompt in zip(
-            students, teachers, self.mask_modules, strict=True
-        ):
-            check_pair('FreeKDLoss', student, teacher)
-            student, teacher = in_full_precision(student, teacher)
-            with torch.autocast(student.device.type, enabled=False):
-                losses.append(self._map_loss(student, teacher, prompt))
-        return self.loss_weight * torch.stack(losses).sum()
+        return super().pairs(students, teachers)
+
+    def level_losses(
+        self,
+        students: list[torch.Tensor],
+        teachers: list[torch.Tensor],
+        data_samples: Any,
+    ) -> list[torch.Tensor]:
+        """Computes all maps, of shape (N, C, H, W), a scalar per map."""
+        return [
+            self._map_loss(student, teacher, prompt)
+            for student, teacher, prompt in zip(
+                students, teachers, self.mask_modules, strict=True
+            )
+        ]
 
     def _map_loss(
         self,
@@ -219,7 +214,7 @@ def as_maps(
     prompts: nn.ModuleList,
     check_channels: bool = True,
 ) -> Sequence[torch.Tensor]:
-    """Maps as a sequence that has one prompt a map.
+    """Maps as a sequence that has one prompt per map.
 
     Args:
         name (str): The class, for the message.
@@ -235,7 +230,7 @@ def as_maps(
     Raises:
         ValueError: If numbers or channels do not fit.
     """
-    maps = [preds] if isinstance(preds, torch.Tensor) else preds
+    maps = as_levels(preds)
     channels = [token.size(2) for token in prompts.parameters()]
     if len(maps) != len(channels) or (
         check_channels and [x.size(1) for x in maps] != channels
@@ -243,6 +238,6 @@ def as_maps(
         raise ValueError(
             f'{name}: channels={channels} does not fit the maps '
             f"{describe(maps)}. Set channels to those of the teacher's maps, "
-            'one entry a map, and record the whole neck (no data_idx).'
+            'one entry per map, and record the whole neck (no data_idx).'
         )
     return maps

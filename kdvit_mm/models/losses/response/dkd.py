@@ -1,20 +1,19 @@
 """Decoupled knowledge distillation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmengine.structures import BaseDataElement
-from torch import nn
 
-from kdvit_mm.models.losses.level_loss import check_tau, tempered
+from kdvit_mm.models.losses.base import DistillLoss, as_levels, tempered
 from kdvit_mm.models.utils.explain import describe
-from kdvit_mm.models.utils.feature_pairs import in_full_precision
 from kdvit_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class DKDLoss(nn.Module):
+class DKDLoss(DistillLoss):
     r"""Distils the true class and the other classes with a weight each.
 
     .. math:: L = \frac{\tau^2}{N} \sum_n \big(\alpha\, KL(b_T \| b_S)
@@ -28,7 +27,7 @@ class DKDLoss(nn.Module):
     https://github.com/megvii-research/mdistiller. It takes the logarithm of
     summed probabilities and hides the true class by subtracting 1000; here
     both are exact, so confident or large logits stay finite. The warm-up of
-    the weight is left to a hook.
+    the weight is left to :class:`~kdvit_mm.engine.hooks.DistillScheduleHook`.
 
     For detection, rows are the proposals that both RoI heads classify, of
     shape (number of RoIs, classes + 1), with their assigned classes as
@@ -52,29 +51,28 @@ class DKDLoss(nn.Module):
         tau: float = 1.0,
         loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(loss_weight)
         self.alpha = alpha
         self.beta = beta
-        self.tau = check_tau(tau)
-        self.loss_weight = loss_weight
+        self.tau = tau
 
     def forward(
         self,
-        preds_S: torch.Tensor,
-        preds_T: torch.Tensor,
-        gt_labels: torch.Tensor | None = None,
+        preds_S: Any,
+        preds_T: Any,
         data_samples: Sequence[BaseDataElement] | torch.Tensor | None = None,
+        gt_labels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Computes the loss.
 
         Args:
             preds_S (torch.Tensor): The student's logits, shape (N, C).
             preds_T (torch.Tensor): The teacher's logits, shape (N, C).
-            gt_labels (torch.Tensor | None): Class of each row, an integer
-                tensor of shape (N,). Defaults to None.
             data_samples (Sequence[BaseDataElement] | torch.Tensor | None):
-                Read in its place: the batch's samples with a ``gt_label``
-                each. Defaults to None.
+                The batch's samples with a ``gt_label`` each, or a tensor of
+                their labels. Defaults to None.
+            gt_labels (torch.Tensor | None): Read in their absence: class of
+                each row, an integer tensor of shape (N,). Defaults to None.
 
         Returns:
             torch.Tensor: A scalar in float32, or float64 for float64 logits;
@@ -85,23 +83,41 @@ class DKDLoss(nn.Module):
                 two classes or more; or if the labels are missing, soft,
                 other than N, or outside [0, C).
         """
-        _check_logits(preds_S, preds_T)
-        student, teacher = in_full_precision(preds_S, preds_T)
-        labels = _labels(
-            gt_labels if data_samples is None else data_samples, student
-        )
-        if not len(student):
-            return student.sum()
-        with torch.autocast(student.device.type, enabled=False):
-            labels = labels[:, None]
-            margin_s, others_s = self._decouple(student, labels)
-            margin_t, others_t = self._decouple(teacher, labels)
-            tckd = _binary_kl(margin_t, margin_s)
-            nckd = others_t.exp() * (others_t - others_s)
-            # The true class is -inf in both; their difference is NaN.
-            nckd = nckd.scatter(1, labels, 0).sum(1)
-            loss = (self.alpha * tckd.squeeze(1) + self.beta * nckd).mean()
-            return self.loss_weight * self.tau**2 * loss
+        for student, teacher in zip(
+            as_levels(preds_S), as_levels(preds_T), strict=False
+        ):
+            _check_logits(student, teacher)
+            labels = _labels(
+                gt_labels if data_samples is None else data_samples, student
+            )
+        return super().forward(preds_S, preds_T, labels)
+
+    def level_losses(
+        self,
+        students: list[torch.Tensor],
+        teachers: list[torch.Tensor],
+        labels: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """Computes the loss of logits of shape (N, C), labels being (N,)."""
+        return [
+            self._logits_loss(student, teacher, labels[:, None])
+            for student, teacher in zip(students, teachers, strict=True)
+        ]
+
+    def _logits_loss(
+        self,
+        student: torch.Tensor,
+        teacher: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> torch.Tensor:
+        margin_s, others_s = self._decouple(student, labels)
+        margin_t, others_t = self._decouple(teacher, labels)
+        tckd = _binary_kl(margin_t, margin_s)
+        nckd = others_t.exp() * (others_t - others_s)
+        # The true class is -inf in both; their difference is NaN.
+        nckd = nckd.scatter(1, labels, 0).sum(1)
+        loss = (self.alpha * tckd.squeeze(1) + self.beta * nckd).mean()
+        return self.tau**2 * loss
 
     def _decouple(
         self, logits: torch.Tensor, labels: torch.Tensor

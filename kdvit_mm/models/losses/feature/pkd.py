@@ -3,12 +3,12 @@
 import torch
 import torch.nn.functional as F
 
-from kdvit_mm.models.losses.level_loss import LevelLoss
+from kdvit_mm.models.losses.base import DistillLoss
 from kdvit_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class PKDLoss(LevelLoss):
+class PKDLoss(DistillLoss):
     r"""Imitates the teacher's features up to scale and shift of a channel.
 
     Each channel is standardised over the batch and all positions,
@@ -20,7 +20,7 @@ class PKDLoss(LevelLoss):
     Pearson Correlation Coefficient*, NeurIPS 2022, arXiv:2207.02039. The
     authors' code is mmrazor's ``PKDLoss``. Equal to it, save that maps which
     differ in width alone are resized too, where it raises an error, and that
-    a single value a channel (one image, a 1×1 map), whose correlation is not
+    a single value per channel (one image, a 1×1 map), whose correlation is not
     defined, gives 0 in place of NaN. Statistics are those of a GPU's batch.
 
     Args:
@@ -35,7 +35,8 @@ class PKDLoss(LevelLoss):
     def __init__(
         self, loss_weight: float = 1.0, resize_stu: bool = True
     ) -> None:
-        super().__init__(loss_weight, resize_stu)
+        super().__init__(loss_weight)
+        self.resized_side = 'student' if resize_stu else 'teacher'
 
     def level_loss(
         self, student: torch.Tensor, teacher: torch.Tensor

@@ -2,14 +2,13 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from kdvit_mm.models.utils.feature_pairs import check_pair, in_full_precision
+from kdvit_mm.models.losses.base import DistillLoss
 from kdvit_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class MGDLoss(nn.Module):
+class MGDLoss(DistillLoss):
     """Squared distance of the generated map from the teacher's.
 
     Zhendong Yang, Zhe Li, Mingqi Shao, Dachuan Shi, Zehuan Yuan, Chun Yuan:
@@ -26,31 +25,17 @@ class MGDLoss(nn.Module):
     segmentation, 5e-7 for two-stage detectors, 7e-5 for classification.
 
     Args:
-        alpha_mgd (float): Weight of the loss.
+        alpha_mgd (float): The paper's weight of the distance.
+        loss_weight (float): Weight of the loss. Defaults to 1.0.
     """
 
-    def __init__(self, alpha_mgd: float) -> None:
-        super().__init__()
+    def __init__(self, alpha_mgd: float, loss_weight: float = 1.0) -> None:
+        super().__init__(loss_weight)
         self.alpha_mgd = alpha_mgd
 
-    def forward(
-        self, preds_S: torch.Tensor, preds_T: torch.Tensor
+    def level_loss(
+        self, student: torch.Tensor, teacher: torch.Tensor
     ) -> torch.Tensor:
-        """Computes the loss.
-
-        Args:
-            preds_S (torch.Tensor): The generated map, of shape (N, C, H, W).
-            preds_T (torch.Tensor): The teacher's map, of the same shape; it
-                gets no gradient.
-
-        Returns:
-            torch.Tensor: The loss, a scalar.
-
-        Raises:
-            ValueError: If the shapes differ.
-        """
-        check_pair('MGDLoss', preds_S, preds_T)
-        with torch.autocast(preds_S.device.type, enabled=False):
-            student, teacher = in_full_precision(preds_S, preds_T)
-            distance = F.mse_loss(student, teacher, reduction='sum')
-            return self.alpha_mgd * distance / len(student)
+        """Computes one level from maps of shape (N, C, H, W)."""
+        distance = F.mse_loss(student, teacher, reduction='sum')
+        return self.alpha_mgd * distance / len(student)

@@ -5,18 +5,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.structures import InstanceData
-from torch import nn
 
+from kdvit_mm.models.losses.base import DistillLoss
+from kdvit_mm.models.utils.anchor_regions import AnchorRegions
 from kdvit_mm.models.utils.explain import describe
-from kdvit_mm.models.utils.gt_masks import ground_truth_boxes, image_extents
 from kdvit_mm.registry import MODELS
 
 HeadOutputs = Sequence[Sequence[torch.Tensor]]
 
 
 @MODELS.register_module()
-class LDLoss(nn.Module):
+class LDLoss(DistillLoss):
     r"""Localisation and class distillation in LD's main and valuable regions.
 
     For heads that predict a distribution over reg_max + 1 bins for each edge
@@ -39,8 +38,8 @@ class LDLoss(nn.Module):
 
     Anchors and positives are computed anew, by mmdet's own generator and
     assigner from the configs of the student's head: no class is patched for
-    it, as recording ``GFLHead.get_targets`` would, any head with one anchor a
-    place will do, and teacher and student may be of different classes.
+    it, as recording ``GFLHead.get_targets`` would, any head with one anchor
+    per place will do, and teacher and student may be of different classes.
 
     Zheng et al., *Localization Distillation for Dense Object Detection*,
     CVPR 2022, arXiv:2102.12252. Official code:
@@ -65,9 +64,10 @@ class LDLoss(nn.Module):
         gamma (float): Lower end of the valuable region. Defaults to 0.25.
         true_diou (bool): Whether D is the paper's DIoU instead of the
             released code's. Defaults to False.
+        loss_weight (float): Weight of the three terms. Defaults to 1.0.
 
     Raises:
-        ValueError: If ``anchor_generator`` has several anchors a place.
+        ValueError: If ``anchor_generator`` has several anchors per place.
     """
 
     def __init__(
@@ -82,43 +82,31 @@ class LDLoss(nn.Module):
         kd_tau: float = 2.0,
         gamma: float = 0.25,
         true_diou: bool = False,
+        loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
-        # Here, for losses must be importable where mmdet is not installed.
-        from mmdet.registry import TASK_UTILS
-
-        self.anchors = TASK_UTILS.build(
-            {'_scope_': 'mmdet'} | anchor_generator
+        super().__init__(loss_weight)
+        self.regions = AnchorRegions(
+            'LDLoss', anchor_generator, assigner, gamma, true_diou
         )
-        self.assigner = TASK_UTILS.build({'_scope_': 'mmdet'} | assigner)
-        if set(self.anchors.num_base_priors) != {1}:
-            raise ValueError(
-                'LDLoss: anchor_generator makes '
-                f'{self.anchors.num_base_priors} anchors a place. A GFL-type '
-                'head has one: set ratios=[1.0] and scales_per_octave=1.'
-            )
-        self.topk = assigner.get('topk', 9)
         self.reg_max = reg_max
         self.ld_weight = ld_weight
         self.vlr_weight = vlr_weight
         self.kd_weight = kd_weight
         self.tau = tau
         self.kd_tau = kd_tau
-        self.gamma = gamma
-        self.true_diou = true_diou
 
     def forward(
         self,
-        preds_S: HeadOutputs,
-        preds_T: HeadOutputs,
+        preds_S: Any,
+        preds_T: Any,
         data_samples: Sequence[Any] | None = None,
     ) -> torch.Tensor:
         """Computes the sum of the three terms over all levels.
 
         Args:
             preds_S (Sequence[Sequence[torch.Tensor]]): What the student's
-                head puts out: class logits of shape (N, C, H, W) a level and
-                box logits of shape (N, 4 * (reg_max + 1), H, W) a level.
+                head puts out: class logits of shape (N, C, H, W) per level and
+                box logits of shape (N, 4 * (reg_max + 1), H, W) per level.
             preds_T (Sequence[Sequence[torch.Tensor]]): The same of the
                 teacher's head.
             data_samples (Sequence[DetDataSample] | None): The batch's samples
@@ -132,7 +120,7 @@ class LDLoss(nn.Module):
         Raises:
             ValueError: If a head is not GFL-type, the heads' shapes differ,
                 ``anchor_generator`` has other levels, or there is no ground
-                truth; names the key to mend.
+                truth; names the key to change.
         """
         self._check_heads(preds_S, preds_T)
         sizes = [(x.size(2), x.size(3)) for x in preds_S[0]]
@@ -152,7 +140,7 @@ class LDLoss(nn.Module):
                     strict=True,
                 )
             ]
-            return torch.stack(losses).sum()
+            return self.loss_weight * torch.stack(losses).sum()
 
     def level_terms(
         self,
@@ -209,126 +197,6 @@ class LDLoss(nn.Module):
         )
         return loss.view(-1, 4).sum(1)
 
-    @torch.no_grad()
-    def regions(
-        self,
-        sizes: Sequence[tuple[int, int]],
-        data_samples: Sequence[Any] | None,
-        batch: int,
-        device: torch.device,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Finds main and valuable region.
-
-        Args:
-            sizes (Sequence[tuple[int, int]]): Height and width of each level.
-            data_samples (Sequence[DetDataSample] | None): The batch's samples.
-            batch (int): Number of images, N.
-            device (torch.device): Where the anchors are made.
-
-        Returns:
-            tuple[torch.Tensor, torch.Tensor]: The positive anchors, booleans
-            of shape (N, A), A counting all levels, and the weights of the
-            valuable region with shape (N, A).
-
-        Raises:
-            ValueError: If there is no ground truth.
-        """
-        boxes, is_box = ground_truth_boxes('LDLoss', data_samples, batch)
-        assert data_samples is not None
-        levels = self.anchors.grid_priors(
-            list(sizes), dtype=boxes.dtype, device=device
-        )
-        anchors = torch.cat(levels)
-        areas = [len(level) for level in levels]
-        # What GFLHead calls valid: the places that an image's padding to the
-        # divisor covers, not those which only the batch's padding does.
-        extents = image_extents('LDLoss', data_samples, 'pad_shape')
-        place = torch.cat(
-            [
-                torch.cartesian_prod(
-                    torch.arange(height, device=device) * stride[1],
-                    torch.arange(width, device=device) * stride[0],
-                ).flip(1)
-                for (height, width), stride in zip(
-                    sizes, self.anchors.strides, strict=True
-                )
-            ]
-        )
-        inside = (place < extents.to(device)[:, None, :2]).all(2)
-
-        positive = torch.zeros_like(inside)
-        # mmdet's assigners take one image.
-        for index, sample in enumerate(data_samples):
-            truth = InstanceData(
-                bboxes=boxes[index, is_box[index]],
-                labels=sample.gt_instances.labels,
-            )
-            assigned = self.assigner.assign(
-                pred_instances=InstanceData(priors=anchors[inside[index]]),
-                num_level_priors=[
-                    int(flags.sum()) for flags in inside[index].split(areas)
-                ],
-                gt_instances=truth,
-                gt_instances_ignore=_ignored(sample),
-            )
-            positive[index, inside[index]] = assigned.gt_inds > 0
-
-        image = is_box.nonzero()[:, 0]
-        valuable = self.valuable_region(
-            anchors, areas, boxes[is_box], image, inside
-        )
-        return positive, valuable
-
-    def valuable_region(
-        self,
-        anchors: torch.Tensor,
-        areas: Sequence[int],
-        boxes: torch.Tensor,
-        image: torch.Tensor,
-        inside: torch.Tensor,
-    ) -> torch.Tensor:
-        """Weights of the valuable localisation region.
-
-        Args:
-            anchors (torch.Tensor): Anchors of all levels with shape (A, 4).
-            areas (Sequence[int]): Number of anchors of each level.
-            boxes (torch.Tensor): All images' boxes with shape (K, 4).
-            image (torch.Tensor): The image of each box with shape (K,).
-            inside (torch.Tensor): Anchors that an image has, booleans of
-                shape (N, A).
-
-        Returns:
-            torch.Tensor: IoU of anchor and box where the anchor is in the
-            region, 0 elsewhere, with shape (N, A).
-        """
-        iou, closeness = _overlaps(anchors, boxes, self.true_diou)
-        inside_of_box = inside[image]
-        distance = torch.linalg.vector_norm(
-            _centres(anchors) - _centres(boxes)[:, None], dim=2
-        ).masked_fill(~inside_of_box, torch.inf)
-        start = 0
-        picked = []
-        for level in distance.split(list(areas), dim=1):
-            nearest = level.topk(min(self.topk, level.size(1)), largest=False)
-            picked.append(nearest.indices + start)
-            start += level.size(1)
-        candidates = torch.cat(picked, dim=1)
-        # Levels on which an image has fewer than topk anchors give fewer.
-        valid = inside_of_box.gather(1, candidates)
-        values = iou.gather(1, candidates) * valid
-        number = valid.sum(1, keepdim=True)
-        mean = values.sum(1, keepdim=True) / number
-        variance = ((values - mean).square() * valid).sum(1, keepdim=True)
-        threshold = mean + (variance / (number - 1)).sqrt()
-
-        region = inside_of_box & (closeness < threshold)
-        region &= closeness >= self.gamma * threshold
-        weights = iou.new_zeros(inside.shape)
-        weights.scatter_reduce_(
-            0, image[:, None].expand_as(iou), iou * region, 'amax'
-        )
-        return weights
-
     def _check_heads(self, preds_S: HeadOutputs, preds_T: HeadOutputs) -> None:
         channels = 4 * (self.reg_max + 1)
         for key, preds in (('preds_S', preds_S), ('preds_T', preds_T)):
@@ -340,7 +208,7 @@ class LDLoss(nn.Module):
                 raise ValueError(
                     f'LDLoss: {key} is not what a GFL-type head puts out, '
                     'class logits and box logits of 4 * (reg_max + 1) = '
-                    f'{channels} channels a level, but {describe(preds)}. '
+                    f'{channels} channels per level, but {describe(preds)}. '
                     "Record source='bbox_head' of a head that predicts "
                     'distributions, without data_idx, and set reg_max to '
                     "the head's."
@@ -351,9 +219,9 @@ class LDLoss(nn.Module):
                 f'preds_T {describe(preds_T)}. Give teacher and student heads '
                 'of the same classes and strides.'
             )
-        if len(preds_S[0]) != self.anchors.num_levels:
+        if len(preds_S[0]) != self.regions.num_levels:
             raise ValueError(
-                f'LDLoss: anchor_generator has {self.anchors.num_levels} '
+                f'LDLoss: anchor_generator has {self.regions.num_levels} '
                 f'strides, but the heads have {len(preds_S[0])} levels. Set '
                 "it to the student's bbox_head.anchor_generator."
             )
@@ -379,37 +247,3 @@ def _divergence(
         F.softmax(teacher.detach() / tau, dim=1),
         reduction='none',
     ).mean(1)
-
-
-def _centres(boxes: torch.Tensor) -> torch.Tensor:
-    return (boxes[:, :2] + boxes[:, 2:]) / 2
-
-
-def _overlaps(
-    anchors: torch.Tensor, boxes: torch.Tensor, true_diou: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """IoU and D of boxes (K, 4) and anchors (A, 4), both of shape (K, A)."""
-    boxes = boxes[:, None]
-    shared = torch.minimum(anchors[:, 2:], boxes[..., 2:])
-    shared = (shared - torch.maximum(anchors[:, :2], boxes[..., :2])).clamp(0)
-    hull = torch.maximum(anchors[:, 2:], boxes[..., 2:])
-    hull = (hull - torch.minimum(anchors[:, :2], boxes[..., :2])).clamp(0)
-    overlap = shared.prod(-1)
-    area = (anchors[:, 2:] - anchors[:, :2]).prod(-1)
-    union = area + (boxes[..., 2:] - boxes[..., :2]).prod(-1) - overlap
-    iou = overlap / union.clamp(1e-6)
-    # Twice the distance of the centres, by axis.
-    offset = (anchors[:, :2] + anchors[:, 2:]) - (
-        boxes[..., :2] + boxes[..., 2:]
-    )
-    apart = offset.square().sum(-1) / 4 / hull.square().sum(-1).clamp(1e-6)
-    return iou, (iou if true_diou else overlap / area.clamp(1e-6)) - apart
-
-
-def _ignored(sample: Any) -> InstanceData | None:
-    ignored = getattr(sample, 'ignored_instances', None)
-    if ignored is None:
-        return None
-    return InstanceData(
-        bboxes=getattr(ignored.bboxes, 'tensor', ignored.bboxes)
-    )

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from kdvit_mm.models.losses.base import DistillLoss
 from kdvit_mm.models.utils.explain import describe
 from kdvit_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class SharedRoILoss(nn.Module):
+class SharedRoILoss(DistillLoss):
     """Lets the teacher's RoI head judge the student's proposals.
 
     Distilling the classes of a two-stage detector takes logits of the same
@@ -34,16 +35,20 @@ class SharedRoILoss(nn.Module):
     Args:
         loss (dict): Config of the loss on the logits, such as
             ``dict(type='kdvit_mm.DKDLoss', beta=0.25)``; it takes the
-            student's logits, the teacher's and, if it has a third argument,
-            the labels.
+            student's logits, the teacher's and, if it has an argument
+            ``gt_labels`` or ``labels``, the labels.
+        loss_weight (float): Weight of the loss. Defaults to 1.0.
     """
 
-    def __init__(self, loss: dict) -> None:
-        super().__init__()
+    def __init__(self, loss: dict, loss_weight: float = 1.0) -> None:
+        super().__init__(loss_weight)
         self.loss = MODELS.build(loss)
-        self.takes_labels = len(signature(self.loss.forward).parameters) > 2
+        takes = signature(self.loss.forward).parameters
+        self.labels_key = next(
+            (key for key in ('gt_labels', 'labels') if key in takes), None
+        )
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         preds_S: torch.Tensor,
         rois: torch.Tensor,
@@ -73,8 +78,8 @@ class SharedRoILoss(nn.Module):
                 of maps that it takes.
         """
         logits_T = teacher_logits(roi_head_T, maps_T, rois)
-        if not self.takes_labels:
-            return self.loss(preds_S, logits_T)
+        if self.labels_key is None:
+            return self.loss_weight * self.loss(preds_S, logits_T)
         if labels is None:
             raise ValueError(
                 f'SharedRoILoss: {type(self.loss).__name__} needs the classes '
@@ -85,7 +90,8 @@ class SharedRoILoss(nn.Module):
                 "recorder='targets', from_student=True, data_idx=0) to the "
                 "loss's loss_forward_mappings."
             )
-        return self.loss(preds_S, logits_T, labels)
+        loss = self.loss(preds_S, logits_T, **{self.labels_key: labels})
+        return self.loss_weight * loss
 
 
 @torch.no_grad()

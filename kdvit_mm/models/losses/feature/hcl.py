@@ -3,12 +3,12 @@
 import torch
 import torch.nn.functional as F
 
-from kdvit_mm.models.losses.level_loss import LevelLoss
+from kdvit_mm.models.losses.base import DistillLoss
 from kdvit_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class HCLLoss(LevelLoss):
+class HCLLoss(DistillLoss):
     r"""Squared error of maps and of their averages over ever larger regions.
 
     With d the difference of two maps and :math:`A_k` the adaptive average
@@ -33,9 +33,6 @@ class HCLLoss(LevelLoss):
 
     takes_dims = (4,)
 
-    def __init__(self, loss_weight: float = 1.0) -> None:
-        super().__init__(loss_weight)
-
     def level_loss(
         self, student: torch.Tensor, teacher: torch.Tensor
     ) -> torch.Tensor:
@@ -57,7 +54,7 @@ class HCLLoss(LevelLoss):
             loss = loss + weight * regions.square().mean()
         return loss / total
 
-    def mend(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
+    def suggest_fix(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
         """Says what makes the two shapes equal."""
         return (
             "Map all levels of the student by one connector, dict(type='"

@@ -2,16 +2,12 @@
 
 import torch
 
-from kdvit_mm.models.losses.level_loss import (
-    LevelLoss,
-    check_tau,
-    tempered,
-)
+from kdvit_mm.models.losses.base import DistillLoss, tempered
 from kdvit_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class DISTLoss(LevelLoss):
+class DISTLoss(DistillLoss):
     r"""Keeps the correlation of predictions over classes and over samples.
 
     With r Pearson's correlation of the student's and the teacher's
@@ -56,7 +52,7 @@ class DISTLoss(LevelLoss):
         super().__init__(loss_weight)
         self.beta = beta
         self.gamma = gamma
-        self.tau = check_tau(tau)
+        self.tau = tau
         self.use_sigmoid = use_sigmoid
 
     def level_loss(

@@ -4,17 +4,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
 
+from kdvit_mm.models.losses.wrappers.level_wise import LevelWise
 from kdvit_mm.models.selectors.cost import count_operations
 from kdvit_mm.models.selectors.memory import image_keys
 from kdvit_mm.models.selectors.selector import Selection
-from kdvit_mm.models.utils.explain import describe
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.registry import MODELS
 
@@ -43,14 +41,14 @@ class Decision:
 
 
 @MODELS.register_module()
-class SelectedLevelsLoss(nn.Module):
+class SelectedLevelsLoss(LevelWise):
     """Distils each image on the pyramid levels that a selector chooses.
 
     A pair of image and level that is not chosen costs neither its loss nor
     its connector. A level adds its loss on the chosen images times their
     share of the batch: with all chosen, the sum of the levels' losses. A
-    level chosen by nobody adds exactly 0, and its parameters get gradients of
-    0, as DistributedDataParallel wants them.
+    level that no image chose adds exactly 0, and its parameters get gradients
+    of 0, as DistributedDataParallel requires.
 
     The selector learns through
     :class:`~kdvit_mm.engine.hooks.LevelSelectionHook`, which also sets the
@@ -59,39 +57,47 @@ class SelectedLevelsLoss(nn.Module):
     Args:
         selector (dict): Config of the :class:`LevelSelector`, without
             ``num_levels``.
-        level_loss (dict | Sequence[dict]): Config of the loss of a level,
-            such as ``dict(type='CWDLoss', loss_weight=10)``, or one a level.
+        loss (dict | Sequence[dict]): Config of the loss of a level, such as
+            ``dict(type='CWDLoss', loss_weight=10)``, or one config per level.
         num_levels (int): Number of levels, L.
         connector (dict | Sequence[dict] | None): Config of the student's
-            connector of a level, or one a level. Defaults to None.
+            connector of a level, or one config per level. Defaults to None.
         quality (dict | None): Config of the measure of what a level's
             distillation is worth, the reward. Defaults to None,
             :class:`AlignedQuality`.
         grad_norm (dict | None): Config of :class:`GradNorm`, which balances
             the levels. Defaults to None.
+        loss_weight (float): Weight of the sum. Defaults to 1.0.
 
     Raises:
-        ValueError: If there is not one config a level.
+        ValueError: If there is not one config per level, or the loss computes
+            a whole pyramid.
     """
+
+    renamed_keys = {'level_loss': 'loss'}
 
     def __init__(
         self,
         selector: dict,
-        level_loss: dict | Sequence[dict],
+        loss: dict | Sequence[dict],
         num_levels: int,
         connector: dict | Sequence[dict] | None = None,
         quality: dict | None = None,
         grad_norm: dict | None = None,
+        loss_weight: float = 1.0,
     ) -> None:
-        super().__init__()
-        self.num_levels = num_levels
-        self.selector = MODELS.build({'num_levels': num_levels, **selector})
+        # First, so that the policy's draws do not depend on the losses.
+        policy = MODELS.build({'num_levels': num_levels, **selector})
         # mmengine's initialisation does not reach into a distiller's losses.
-        self.selector.init_weights()
-        self.losses = self._build('level_loss', level_loss)
-        self.connectors = (
-            None if connector is None else self._build('connector', connector)
-        )
+        policy.init_weights()
+        super().__init__(loss, num_levels, connector, loss_weight=loss_weight)
+        if len(self.losses) < num_levels:
+            raise ValueError(
+                f'SelectedLevelsLoss: {type(self.losses[0]).__name__} '
+                'computes a whole pyramid. Give it one config per level, each '
+                'for that level alone.'
+            )
+        self.selector = policy
         levels = {'num_levels': num_levels}
         self.quality = MODELS.build(
             {'type': 'AlignedQuality', **levels, **(quality or {})}
@@ -101,10 +107,6 @@ class SelectedLevelsLoss(nn.Module):
             if grad_norm is None
             else MODELS.build({'type': 'GradNorm', **levels, **grad_norm})
         )
-        self.takes_samples = [
-            'data_samples' in signature(loss.forward).parameters
-            for loss in self.losses
-        ]
         #: Whether the selector's choice is applied, or all levels are.
         self.applies_selection = True
         #: Whether what the levels are worth is measured in training.
@@ -113,31 +115,17 @@ class SelectedLevelsLoss(nn.Module):
         self._costs: dict[Any, torch.Tensor] = {}
         self._probe: SimpleNamespace | None = None
 
-    def _build(self, key: str, config: dict | Sequence[dict]) -> nn.ModuleList:
-        configs = (
-            [config] * self.num_levels
-            if isinstance(config, dict)
-            else list(config)
-        )
-        if len(configs) != self.num_levels:
-            raise ValueError(
-                f'SelectedLevelsLoss: {key} has {len(configs)} configs for '
-                f'num_levels={self.num_levels}. Write one for all levels, or '
-                'one a level.'
-            )
-        return nn.ModuleList(MODELS.build(one) for one in configs)
-
     def forward(
         self,
-        preds_S: Sequence[torch.Tensor],
-        preds_T: Sequence[torch.Tensor],
+        preds_S: Any,
+        preds_T: Any,
         data_samples: Sequence[Any] | None = None,
     ) -> torch.Tensor:
         """Computes the loss.
 
         Args:
             preds_S (Pyramid): The student's pyramid, a map of shape
-                (N, C, H, W) a level.
+                (N, C, H, W) per level.
             preds_T (Pyramid): The teacher's.
             data_samples (Sequence[Any] | None): The batch's samples, which
                 some losses need. Defaults to None.
@@ -148,17 +136,7 @@ class SelectedLevelsLoss(nn.Module):
         Raises:
             ValueError: If a pyramid has not ``num_levels`` levels.
         """
-        for name, pyramid in (('preds_S', preds_S), ('preds_T', preds_T)):
-            if (
-                isinstance(pyramid, torch.Tensor)
-                or len(pyramid) != self.num_levels
-            ):
-                raise ValueError(
-                    f'SelectedLevelsLoss: {name} is {describe(pyramid)}, not '
-                    f'num_levels={self.num_levels} maps. Map it to a recorder '
-                    "of type 'FPNLevelSelection' without data_idx, and set "
-                    'num_levels to the number of its levels.'
-                )
+        self.check_pyramids(preds_S, preds_T)
         costs = self.level_costs(preds_S, preds_T, data_samples)
         if self._probe is not None:
             self._probe.costs = costs
@@ -170,7 +148,7 @@ class SelectedLevelsLoss(nn.Module):
                     zip(preds_S, preds_T, strict=True)
                 )
             ]
-            return torch.stack(self._probe.losses).sum()
+            return self.loss_weight * torch.stack(self._probe.losses).sum()
         images = image_keys(data_samples)
         selection = self.selector(preds_S, preds_T, costs, images)
         applied, weights = selection.levels, selection.weights
@@ -207,7 +185,7 @@ class SelectedLevelsLoss(nn.Module):
             pyramids=(preds_S, preds_T),
             data_samples=data_samples,
         )
-        return total
+        return self.loss_weight * total
 
     def _selected_loss(
         self,
@@ -256,34 +234,6 @@ class SelectedLevelsLoss(nn.Module):
             for parameter in module.parameters():
                 zero = zero + 0 * parameter.sum()
         return zero
-
-    def level_loss(
-        self,
-        level: int,
-        student: torch.Tensor,
-        teacher: torch.Tensor,
-        data_samples: Sequence[Any] | None = None,
-    ) -> torch.Tensor:
-        """Computes the loss of a level on all images given.
-
-        Args:
-            level (int): The level.
-            student (torch.Tensor): The student's map with shape
-                (N, C, H, W).
-            teacher (torch.Tensor): The teacher's.
-            data_samples (Sequence[Any] | None): The images' samples. Defaults
-                to None.
-
-        Returns:
-            torch.Tensor: The loss, a scalar.
-        """
-        if self.connectors is not None:
-            student = self.connectors[level](student)
-        if self.takes_samples[level]:
-            return self.losses[level](
-                student, teacher, data_samples=data_samples
-            )
-        return self.losses[level](student, teacher)
 
     def level_costs(
         self,
@@ -334,7 +284,7 @@ class SelectedLevelsLoss(nn.Module):
 
         Yields:
             SimpleNamespace: With ``costs``, ``pyramids``, ``data_samples``
-            and ``losses``, a scalar a level, of the last forward.
+            and ``losses``, a scalar per level, of the last forward.
         """
         self._probe = SimpleNamespace()
         try:

@@ -3,12 +3,12 @@
 import torch
 import torch.nn.functional as F
 
-from kdvit_mm.models.losses.level_loss import LevelLoss
+from kdvit_mm.models.losses.base import DistillLoss
 from kdvit_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class FeatureL2Loss(LevelLoss):
+class FeatureL2Loss(DistillLoss):
     r"""Imitates the teacher's features: their mean squared error.
 
     :math:`L = \overline{(F_S - F_T)^2}`, the mean over all elements of a
@@ -34,14 +34,14 @@ class FeatureL2Loss(LevelLoss):
         """Computes one level from tensors of one shape."""
         return F.mse_loss(student, teacher)
 
-    def mend(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
+    def suggest_fix(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
         """Says what makes the two shapes equal."""
         if (
             student.shape[2:] == teacher.shape[2:]
             or student.dim() != 4
             or teacher.dim() != 4
         ):
-            return super().mend(student, teacher)
+            return super().suggest_fix(student, teacher)
         geometry = _regressor_geometry(student.shape[2:], teacher.shape[2:])
         if geometry is None:
             return 'Record both where they have one height and width.'

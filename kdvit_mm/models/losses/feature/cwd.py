@@ -3,16 +3,12 @@
 import torch
 import torch.nn.functional as F
 
-from kdvit_mm.models.losses.level_loss import (
-    LevelLoss,
-    check_tau,
-    tempered,
-)
+from kdvit_mm.models.losses.base import DistillLoss, tempered
 from kdvit_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class CWDLoss(LevelLoss):
+class CWDLoss(DistillLoss):
     r"""Makes each of the student's channels look where the teacher's looks.
 
     Each channel of each image becomes a distribution over its positions, a
@@ -56,7 +52,7 @@ class CWDLoss(LevelLoss):
         divergence: str = 'kl',
         resize: bool = False,
     ) -> None:
-        super().__init__(loss_weight, True if resize else None)
+        super().__init__(loss_weight)
         if norm_type not in ('channel', 'spatial', 'channel_mean'):
             raise ValueError(
                 f'norm_type "{norm_type}" is none of "channel", "spatial" '
@@ -71,7 +67,8 @@ class CWDLoss(LevelLoss):
                 "norm_type='channel_mean' is no distribution; set "
                 "divergence='mse'."
             )
-        self.tau = check_tau(tau)
+        self.tau = tau
+        self.resized_side = 'student' if resize else None
         self.norm_type = norm_type
         self.divergence = divergence
 
@@ -93,8 +90,8 @@ class CWDLoss(LevelLoss):
             student, teacher = student.softmax(over), teacher.softmax(over)
         return F.mse_loss(student, teacher, reduction='sum') / count
 
-    def mend(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
+    def suggest_fix(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
         """Says what makes the two shapes equal."""
         if student.shape[:2] == teacher.shape[:2]:
             return 'Set resize=True to resize the student.'
-        return super().mend(student, teacher)
+        return super().suggest_fix(student, teacher)

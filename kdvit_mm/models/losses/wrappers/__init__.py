@@ -1,0 +1,1 @@
+"""Losses around other losses."""
