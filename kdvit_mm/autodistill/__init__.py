@@ -292,9 +292,6 @@ class _Maker:
         }
         for key, text in adapter.comments.items():
             comments[('model', 'distiller', *key)] = text
-        for name in self.distiller['distill_losses']:
-            key = ('model', 'distiller', 'distill_losses', name)
-            comments[key] = f'Values of {self.base}.py.'
         self.comments = comments
 
     def try_step(
@@ -312,7 +309,10 @@ class _Maker:
         """
         cfg = self.write(None)
         findings = Findings()
-        model = build_algorithm(cfg)
+        # As the doctor and a training with this seed build it.
+        seed = cfg.get('randomness', {}).get('seed') or 0
+        with isolated_rng(seed):
+            model = build_algorithm(cfg)
         with rehearsing(cfg, model, loader, None):
             with explained('The data_preprocessor fails', locate=True):
                 data = model.data_preprocessor(batch, True)

@@ -59,6 +59,7 @@ class PairAdapter:
         self, distiller: Mapping[str, Any], student: Probe, teacher: Probe
     ) -> None:
         self.distiller = copy.deepcopy(dict(distiller))
+        self._base = distiller
         self.distiller.setdefault('connectors', {})
         self.comments: dict[tuple[str, ...], str] = {}
         self._probes = {'student': student, 'teacher': teacher}
@@ -342,6 +343,10 @@ class PairAdapter:
                 reason = self.comments.get(key, '')
                 text = f'{self._describe(side, name)} {reason}'
                 self.comments[key] = text.strip()
+        for part in ('connectors', 'distill_losses'):
+            base = self._base.get(part) or {}
+            for name, config in self.distiller.get(part, {}).items():
+                self.comments[(part, name)] = _compare(base.get(name), config)
         self.comments[('connectors',)] = (
             "Trained with the student, to give its records the teacher's "
             'shapes. The exported student is without them.'
@@ -389,6 +394,27 @@ def _check_owner(probe: Probe, source: str) -> None:
             f'It records "{source}", but the {probe.side} ({probe.kind}) has '
             f'no {owner.__name__}.'
         )
+
+
+def _compare(base: dict[str, Any] | None, config: dict[str, Any]) -> str:
+    """Says what was changed in the method's own config of a part."""
+    if base is None:
+        return 'Added, as the shapes differ.'
+    keys = [*dict.fromkeys(_changed_keys(base, config))]
+    return (
+        f"The method's values, with {', '.join(keys)} of this pair."
+        if keys
+        else "The method's values."
+    )
+
+
+def _changed_keys(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            yield from _changed_keys(before, value)
+        elif value != before:
+            yield key
 
 
 def _per_level(config: Any, number: int) -> list[dict[str, Any]]:

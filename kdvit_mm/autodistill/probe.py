@@ -162,6 +162,7 @@ def locate(probe: Probe, source: str) -> tuple[str, int | None]:
             for name, shape in probe.outputs.items()
             if name.startswith(f'{part}.')
             and isinstance(shape, tuple)
+            and len(shape) > 1
             and width(shape) == classes_of(probe.model, name)
             and not [*probe.model.get_submodule(name).children()]
         ]
