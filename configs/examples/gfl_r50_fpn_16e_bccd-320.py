@@ -8,10 +8,10 @@ _base_ = [
 ]
 import mmengine.hub
 
-weights = '{{$BACKBONE_WEIGHTS:}}'
+weights = '{{$BACKBONE_WEIGHTS:random}}'
 model = mmengine.hub.get_config('mmdet::gfl/gfl_r50_fpn_1x_coco.py').model
-model.backbone.init_cfg = (
-    dict(type='Pretrained', checkpoint=weights) if weights else None)
+model.backbone.init_cfg = None if weights == 'random' else dict(
+    type='Pretrained', checkpoint=weights)
 model.backbone.frozen_stages = -1
 model.backbone.norm_eval = False
 model.bbox_head.num_classes = 3

@@ -3,13 +3,14 @@
 import copy
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
@@ -279,9 +280,9 @@ class _Maker:
             'architecture.',
             ('model', 'type'): 'Runs the teacher without gradient, up to what '
             'is recorded.',
-            ('model', 'architecture'): f'The student, a {student.kind}, as '
+            ('model', 'architecture'): f'The student ({student.kind}), as '
             'its config has it.',
-            ('model', 'teacher'): f'The teacher, a {teacher.kind}.',
+            ('model', 'teacher'): f'The teacher ({teacher.kind}).',
             ('model', 'distiller'): f'{self.method.title}, from configs/_base_'
             f'/distillers/{self.base}.py, fitted to the two.',
             ('custom_imports',): 'Registers what is named kdvit_mm.…',
@@ -311,7 +312,7 @@ class _Maker:
         findings = Findings()
         # As the doctor and a training with this seed build it.
         seed = cfg.get('randomness', {}).get('seed') or 0
-        with isolated_rng(seed):
+        with isolated_rng(seed), _quietly():
             model = build_algorithm(cfg)
         with rehearsing(cfg, model, loader, None):
             with explained('The data_preprocessor fails', locate=True):
@@ -424,6 +425,18 @@ class _Maker:
             {k: v for k, v in self.options.items() if k.startswith('model.')}
         )
         return cfg.model.to_dict()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Leaves out what mmengine says of every weight that is initialised."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _in_file(folder: Path | None, path: str) -> str:

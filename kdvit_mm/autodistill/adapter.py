@@ -224,6 +224,9 @@ class PairAdapter:
                 'source': recorders[name]['source'],
                 'levels': levels,
             }
+            self.comments[(f'{side}_recorders', record['recorder'])] = (
+                'These levels both models have.'
+            )
 
     def _refuse_scores(
         self, records: Sequence[dict], ours: Shape, theirs: Shape

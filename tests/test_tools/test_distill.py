@@ -452,9 +452,8 @@ def test_features_go_on_with_other_classes(build):
     ],
 )
 def test_logits_of_other_classes_are_refused(student, teacher, method, build):
-    with pytest.raises(ConfigError, match='classes') as error:
+    with pytest.raises(ConfigError, match='classes'):
         build(student, teacher, method, classes=5)
-    assert 'teacher' in str(error.value)
 
 
 @pytest.mark.parametrize(
