@@ -291,8 +291,9 @@ class _Maker:
             ('work_dir',): 'Not this folder: the runner would overwrite this '
             'file.',
         }
-        for key, text in adapter.comments.items():
-            comments[('model', 'distiller', *key)] = text
+        for path, text in adapter.comments.items():
+            key = ('model', 'distiller', *path)
+            comments[key] = text
         self.comments = comments
 
     def try_step(
@@ -408,7 +409,7 @@ class _Maker:
         )
 
     def _model(self, folder: Path | None) -> dict[str, Any]:
-        teacher = {'cfg_path': _in_file(folder, self.teacher)}
+        teacher: dict[str, Any] = {'cfg_path': _in_file(folder, self.teacher)}
         model: dict[str, Any] = {
             '_delete_': True,
             '_scope_': 'kdvit_mm',

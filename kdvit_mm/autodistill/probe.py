@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from mmengine.config import ConfigDict
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
 
@@ -34,7 +35,7 @@ class Probe:
     Attributes:
         side (str): 'student' or 'teacher'.
         config (ConfigDict): Config of the model.
-        model (nn.Module): The model.
+        model (BaseModel): The model.
         outputs (dict[str, Any]): By names of the modules that were called, in
             the order in which they ended: a shape, a list of what a tuple or
             list holds, or None for anything else.
@@ -43,7 +44,7 @@ class Probe:
 
     side: str
     config: ConfigDict
-    model: nn.Module
+    model: BaseModel
     outputs: dict[str, Any]
     size: tuple[int, int] = (0, 0)
 
