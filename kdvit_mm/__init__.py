@@ -5,6 +5,7 @@ needs it (:mod:`kdvit_mm.compat`) and registers every module of the package.
 """
 
 import os
+from typing import Any
 
 # Threads of OpenMP spin while they wait for each other. With one other busy
 # process on the machine a training step takes several times as long. OpenMP
@@ -18,4 +19,20 @@ compat.install()
 from kdvit_mm import datasets, engine, models  # noqa: E402
 from kdvit_mm.version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'compat', 'datasets', 'engine', 'models']
+__all__ = [
+    '__version__',
+    'build_distillation',
+    'compat',
+    'datasets',
+    'engine',
+    'models',
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported with the package, which would take longer.
+    if name == 'build_distillation':
+        from kdvit_mm.autodistill import build_distillation
+
+        return build_distillation
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -7,7 +7,7 @@ distiller = dict(
         logits=dict(type='ModuleOutputs', source='decode_head.conv_seg')),
     distill_losses=dict(
         loss_cwd=dict(
-            type='mmrazor.ChannelWiseDivergence', tau=4, loss_weight=3)),
+            type='kdvit_mm.CWDLoss', tau=4, loss_weight=3)),
     loss_forward_mappings=dict(
         loss_cwd=dict(
             preds_S=dict(recorder='logits', from_student=True),

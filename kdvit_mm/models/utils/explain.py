@@ -122,11 +122,11 @@ def other_classes(
         recorders = getattr(distiller, f'{side}_recorders').recorders
         source = recorders[mapping['recorder']].source
         known &= source in dict(model.named_modules())
-        classes.append(_classes_of(model, source))
+        classes.append(classes_of(model, source))
     loss = type(distiller.distill_losses[loss_name]).__name__
     if widths[0] == widths[1]:
         return None
-    if known and not _are_scores(widths, classes):
+    if known and not are_scores(widths, classes):
         return None
     if not known and loss not in LOGIT_LOSSES:
         return None
@@ -140,8 +140,16 @@ def other_classes(
     )
 
 
-def _classes_of(model: nn.Module, source: str) -> int | None:
-    """Number of classes of the module that a source is, or is in."""
+def classes_of(model: nn.Module, source: str) -> int | None:
+    """Number of classes of the module that a source is, or is in.
+
+    Args:
+        model (nn.Module): The model.
+        source (str): Name of one of its modules.
+
+    Returns:
+        int | None: The number, or None if no such module has one.
+    """
     modules = dict(model.named_modules())
     while source:
         classes = getattr(modules.get(source), 'num_classes', None)
@@ -151,8 +159,16 @@ def _classes_of(model: nn.Module, source: str) -> int | None:
     return None
 
 
-def _are_scores(widths: list[int], classes: list[int | None]) -> bool:
-    """Whether widths are those of class scores, of as many anchors."""
+def are_scores(widths: list[int], classes: list[int | None]) -> bool:
+    """Whether widths are those of class scores, of as many anchors.
+
+    Args:
+        widths (list[int]): Channels of the student's and teacher's records.
+        classes (list[int | None]): Their models' numbers of classes.
+
+    Returns:
+        bool: True if they are, and the classes differ.
+    """
     if not all(classes) or classes[0] == classes[1]:
         return False
     # Besides the classes there may be a background or, in YOLOv3, the box.
