@@ -88,28 +88,27 @@ def test_demo_names_its_configs(monkeypatch):
     demo = importlib.import_module('demo')
     named = {
         name
-        for data in demo.DETECTION
-        for method in demo.METHODS
-        for name in demo.detection_recipe(data, method)[:3]
-    } | {name for recipe in demo.OTHERS.values() for name in recipe[:3]}
+        for task in demo.TASKS
+        for method, configs in demo.demos(task).items()
+        for data in configs
+        for name in demo.find_recipe(task, data, method)[:3]
+    }
     prompts = {c.stem for c in RUNNABLE if 'prompts' in c.stem}
     assert named | prompts == {config.stem for config in RUNNABLE}
-    assert len(demo.METHODS) == 12
+    for task, method in demo.DEFAULTS.items():
+        assert 'digits' in demo.demos(task)[method]
 
 
-def test_teacher_checkpoint_is_what_training_the_teacher_leaves():
-    for config in RUNNABLE:
-        cfg = Config.fromfile(config)
-        if 'distiller' not in cfg.model:
-            continue
-        folder, name = Path(cfg.model.teacher_ckpt).parts[-2:]
-        teacher = Config.fromfile(config.with_name(f'{folder}.py'))
-        loop = teacher.train_cfg
-        steps = loop.get('max_epochs') or loop.get('max_iters')
-        assert (
-            name
-            == f'{"epoch" if "max_epochs" in loop else "iter"}_{steps}.pth'
-        )
+def test_teacher_is_the_stage_that_the_config_names():
+    distilled = [
+        config
+        for config in map(Config.fromfile, RUNNABLE)
+        if 'distiller' in config.model
+    ]
+    assert len(distilled) > 20
+    for cfg in distilled:
+        assert cfg.model.teacher_ckpt == f'stage://{cfg.teacher}'
+        teacher = Config.fromfile(ROOT / f'configs/demo/{cfg.teacher}.py')
         assert teacher.model.to_dict() == cfg.model.teacher.to_dict()
 
 
