@@ -347,7 +347,7 @@ def distiller_row(
     """All losses of a distiller; None if a record is missing."""
     options = {key: config[key] for key in config if key != 'type'}
     distiller = inputs.build('mmrazor.ConfigurableDistiller', **options)
-    used = []
+    used: list[Any] = []
     for side, known in zip(('student', 'teacher'), sides, strict=True):
         recorders = getattr(distiller, f'{side}_recorders')
         wanted = config[f'{side}_recorders']
@@ -362,7 +362,8 @@ def distiller_row(
         """Takes what the recorders have."""
         return sum(distiller.compute_distill_losses().values())
 
-    return Row(loss, *used)
+    students, teachers = used
+    return Row(loss, students, teachers)
 
 
 def step(row: Row) -> None:
