@@ -345,24 +345,30 @@ def distiller_row(
     inputs: Inputs, config: ConfigDict, sides: tuple[Records, Records]
 ) -> Row | None:
     """All losses of a distiller; None if a record is missing."""
+    wanted = [
+        {name: (x.type, x.source) for name, x in config[side].items()}
+        for side in ('student_recorders', 'teacher_recorders')
+    ]
+    if any(
+        not known.keys() >= set(keys.values())
+        for known, keys in zip(sides, wanted, strict=True)
+    ):
+        return None
     options = {key: config[key] for key in config if key != 'type'}
     distiller = inputs.build('mmrazor.ConfigurableDistiller', **options)
-    used: list[Any] = []
-    for side, known in zip(('student', 'teacher'), sides, strict=True):
-        recorders = getattr(distiller, f'{side}_recorders')
-        wanted = config[f'{side}_recorders']
-        keys = {name: (x.type, x.source) for name, x in wanted.items()}
-        if not known.keys() >= set(keys.values()):
-            return None
+    recorders = distiller.student_recorders, distiller.teacher_recorders
+    for manager, known, keys in zip(recorders, sides, wanted, strict=True):
         for name, key in keys.items():
-            recorders.get_recorder(name).data_buffer.append(known[key])
-        used.append([known[key] for key in keys.values()])
+            manager.get_recorder(name).data_buffer.append(known[key])
+    students, teachers = (
+        [known[key] for key in keys.values()]
+        for known, keys in zip(sides, wanted, strict=True)
+    )
 
     def loss(student: Any, teacher: Any) -> torch.Tensor:
         """Takes what the recorders have."""
         return sum(distiller.compute_distill_losses().values())
 
-    students, teachers = used
     return Row(loss, students, teachers)
 
 

@@ -154,7 +154,7 @@ def level_mask(
     level: int,
     num_levels: int,
 ) -> torch.Tensor:
-    """DeFeat's mask: cells of the boxes that belong to one pyramid level.
+    """Mask of the cells of the boxes that belong to one pyramid level.
 
     A box of width w and height h belongs to level
     ⌊log2(√((w + 1)(h + 1)) / 56)⌋, clamped to the levels there are. It covers

@@ -10,7 +10,7 @@ from kdvit_mm.registry import MODELS, RenamedKeyWarning
 from tests import tiny
 from tests.examples import read_examples
 from tests.loss_checks import train_step
-from tests.test_models.test_losses.test_mgd import make_distiller
+from tests.test_models.test_losses.feature.test_mgd import make_distiller
 
 CHANNELS = 16
 MAPS = {

@@ -17,8 +17,8 @@ class LevelWise(DistillLoss):
     """Sums a loss over pyramid levels, each with modules of its own.
 
     Every level has its own loss, with its own parameters where the loss has
-    any, and its own connector. A loss that computes a whole pyramid, such as
-    :class:`~kdvit_mm.models.losses.DeFeatLoss`, is built once.
+    any, and its own connector. A loss that computes a whole pyramid
+    (``takes_pyramid``) is built once.
 
     Args:
         loss (dict | Sequence[dict]): Config of the loss of a level, of this

@@ -21,12 +21,14 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
-from tests.test_models.test_losses.test_shared_roi import (
+from tests.test_models.test_losses.wrappers.test_shared_roi import (
     build,
     logits_by_hand,
     read_distiller,
     step,
 )
+from tests.test_tools.test_distill import build as build_pair  # noqa: F401
+from tests.test_tools.test_distill import write  # noqa: F401
 from tests.tiny import detection_batch, gfl
 
 EXAMPLES = [
@@ -455,3 +457,11 @@ def test_on_a_two_stage_detector():
     torch.testing.assert_close(
         losses[names[-1]], DeFeatRoILoss(2, 2)(record[0], logits, record[2])
     )
+
+
+def test_strides_and_connectors_are_of_the_pair(build_pair):  # noqa: F811
+    cfg = build_pair('gfl', 'dino', 'defeat')
+    loss = cfg.model.distiller.distill_losses.loss_defeat
+    assert loss.num_levels == 4
+    assert loss.loss.stride == [8, 16, 32, 64]
+    assert (loss.connector.in_channel, loss.connector.out_channel) == (16, 256)
