@@ -26,8 +26,8 @@ class SharedRoILoss(DistillLoss):
 
     DKD (Zhao et al., CVPR 2022, arXiv:2203.08679) and its code
     https://github.com/megvii-research/mdistiller share proposals in this way.
-    Guo et al. (CVPR 2021, arXiv:2103.14475) run the student's head on proposals
-    that the teacher sampled.
+    Guo et al. (CVPR 2021, arXiv:2103.14475) run the student's head on
+    proposals that the teacher sampled.
 
     ``configs/_base_/distillers/dkd_roi.py`` has the recorders that it needs,
     which work with any head derived from mmdet's ``StandardRoIHead``.
