@@ -119,10 +119,10 @@ def test_errors():
         loss(logits, torch.randn(2, 4), labels)
     with pytest.raises(ValueError, match='two classes'):
         loss(logits[:, :1], logits[:, :1], labels)
-    with pytest.raises(
-        ValueError, match=r'preds_S \[\(2, 3\)\].*same proposals'
-    ):
+    with pytest.raises(ValueError, match=r'preds_S holds \[\(2, 3\)\].*data_'):
         loss([[logits]], [[logits]], labels)
+    with pytest.raises(ValueError, match=r'\(5, 3\).*on the same proposals'):
+        loss(logits, torch.randn(5, 3), labels)
     with pytest.raises(ValueError, match=r'shape \(3\,\).*\(2, 3\)'):
         loss(logits, logits, torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match='one integer class a row'):
