@@ -18,10 +18,11 @@ class LogitLoss(DistillLoss):
     :meth:`level_loss` where rows depend on each other.
     """
 
-    takes_dims = (2,)
+    takes_dims: tuple[int, ...] = (2,)
     compares_classes = True
-    #: Fewest classes among which there is something to compare.
+    #: Fewest classes among which there is something to learn, and why.
     min_classes = 2
+    too_few = 'the softmax of one is always 1'
 
     def level_loss(
         self, student: torch.Tensor, teacher: torch.Tensor
@@ -52,8 +53,8 @@ class LogitLoss(DistillLoss):
         student, teacher = super()._pair(student, teacher)
         if student.size(1) < self.min_classes:
             raise ValueError(
-                f'{type(self).__name__} takes logits of two classes or more, '
-                f'got {describe(student)}: the softmax of one is always 1. '
+                f'{type(self).__name__} takes logits of {self.min_classes} '
+                f'classes or more, got {describe(student)}: {self.too_few}. '
                 'Distil features instead.'
             )
         return student, teacher
