@@ -201,6 +201,24 @@ def on_logits(loss: dict, with_samples: bool = True) -> dict:
     )
 
 
+def on_class_maps(loss: dict, with_samples: bool = False) -> dict:
+    """The distiller of a loss on the class maps of two classifiers."""
+    distiller = on_logits(loss, with_samples)
+    recorders = dict(
+        maps=dict(type='kdvit_mm.PooledMap', source='neck.gap'),
+        fc=dict(type='kdvit_mm.Module', source='head.fc'),
+    )
+    mapping = distiller['loss_forward_mappings']['loss_kd']
+    for key, side in (('S', True), ('T', False)):
+        name = 'student_recorders' if side else 'teacher_recorders'
+        distiller[name] = distiller[name] | recorders
+        mapping[f'preds_{key}'] = dict(
+            from_student=side, recorder='maps', data_idx=0
+        )
+        mapping[f'fc_{key}'] = dict(from_student=side, recorder='fc')
+    return distiller
+
+
 def train_step(
     student: dict, teacher: dict, distiller: dict, batch: dict
 ) -> tuple[Any, dict[str, torch.Tensor]]:

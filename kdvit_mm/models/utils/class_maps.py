@@ -57,9 +57,9 @@ def class_map(
         raise ValueError(
             f'{loss_name} takes the map (N, C, H, W) whose global average '
             f'the classifier, a Linear, gets. preds_{side} is '
-            f'{describe(maps)} and fc_{side} a {what}. Record the input of '
-            "the pooling with dict(type='ModuleInputs', source='neck.gap') "
-            f'in {recorders} and data_idx=0 of preds_{side} in '
+            f'{describe(maps)} and fc_{side} a {what}. Record the map with '
+            "dict(type='kdvit_mm.PooledMap', source='neck.gap') in "
+            f'{recorders} and data_idx=0 of preds_{side} in '
             f'loss_forward_mappings.{LOSS_NAME}. A head without global '
             'average pooling before its one Linear has no class maps: distil '
             'its logits, such as with KDLoss.'

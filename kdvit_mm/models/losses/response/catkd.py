@@ -120,8 +120,9 @@ class CATKDLoss(LogitLoss):
             student, teacher = (
                 x.take_along_dim(data_samples, 1) for x in (student, teacher)
             )
+        student, teacher = student.flatten(2), teacher.flatten(2)
         if self.normalise:
             student, teacher = (
-                F.normalize(x, dim=(2, 3)) for x in (student, teacher)
+                F.normalize(x, dim=2) for x in (student, teacher)
             )
         return [F.mse_loss(student, teacher)]

@@ -161,7 +161,7 @@ class ScaleDecouple(LogitLoss):
         return losses
 
     def _regions(self, maps: torch.Tensor) -> torch.Tensor:
-        """Logits of all regions with shape (N, R, classes), the image first."""
+        """Logits (N, R, classes) of all regions, the whole image first."""
         pooled = [
             F.adaptive_avg_pool2d(maps, scale).flatten(2)
             for scale in self.scales

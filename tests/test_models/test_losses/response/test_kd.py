@@ -15,8 +15,9 @@ from tests.loss_checks import (
     train_step,
 )
 
-
-KD = dict(type='kdvit_mm.KDLoss', tau=4.0)
+DISTILLER = on_logits(
+    dict(type='kdvit_mm.KDLoss', tau=4.0), with_samples=False
+)
 
 
 @parametrize('kd')
@@ -102,7 +103,7 @@ def test_on_a_classifier_and_with_soft_labels(augment):
     algorithm, losses = train_step(
         student,
         tiny.resnet(8),
-        on_logits(KD, with_samples=False),
+        DISTILLER,
         classification_batch(),
     )
     torch.testing.assert_close(
@@ -121,6 +122,6 @@ def test_classifiers_of_other_classes():
         train_step(
             tiny.resnet(4),
             teacher,
-            on_logits(KD, with_samples=False),
+            DISTILLER,
             classification_batch(),
         )

@@ -87,7 +87,7 @@ def test_hard_input(inside, dtype, shape, transposed):
     student, teacher, labels = hard_logits(dtype, shape, transposed)
     loss = NormKDLoss(tau=2.0, loss=inside)
     if shape[1] == 2:
-        with pytest.raises(ValueError, match='3 classes or more.*distance'):
+        with pytest.raises(ValueError, match=r'3 classes or more.*distance'):
             loss(student, teacher, labels)
     else:
         assert_robust(lambda s, t: loss(s, t, labels), student, teacher)

@@ -107,7 +107,7 @@ def test_soft_labels_are_refused():
     )
     with pytest.raises(
         ValueError,
-        match='WSLDLoss: .*remove Mixup or CutMix.*KDLoss, DISTLoss or',
+        match=r'WSLDLoss: .*remove Mixup or CutMix.*KDLoss, DISTLoss or',
     ):
         train_step(
             student,
