@@ -66,6 +66,17 @@ for kind, examples in read_examples().items():
     case(kind)(run_examples(examples))
 
 
+@case('TwoViewDataPreprocessor')
+def two_views() -> None:
+    from mmpretrain.structures import DataSample
+
+    images = [torch.zeros(2, 3, 8, 8, dtype=torch.uint8) for _ in range(2)]
+    labels = [DataSample().set_gt_label(label) for label in range(2)]
+    preprocessor = build('TwoViewDataPreprocessor', mean=[1.0], std=[2.0])
+    batch = preprocessor(dict(inputs=images, data_samples=labels), True)
+    assert batch['inputs'].device == GPU
+
+
 SELECTORS = dict(
     AllLevels=[{}],
     FixedLevels=[dict(levels=[1])],

@@ -1,9 +1,10 @@
-"""Algorithms, distill losses, connectors, recorders, selectors, backbones."""
+"""Algorithms, distill losses, connectors, recorders, selectors and others."""
 
 from kdvit_mm.models import (
     algorithms,
     backbones,
     connectors,
+    data_preprocessors,
     losses,
     recorders,
     selectors,
@@ -13,6 +14,7 @@ __all__ = [
     'algorithms',
     'backbones',
     'connectors',
+    'data_preprocessors',
     'losses',
     'recorders',
     'selectors',

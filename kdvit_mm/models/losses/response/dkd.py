@@ -1,19 +1,15 @@
 """Decoupled knowledge distillation."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from mmengine.structures import BaseDataElement
 
-from kdvit_mm.models.losses.base import DistillLoss, as_levels, tempered
-from kdvit_mm.models.utils.explain import describe
+from kdvit_mm.models.losses.base import tempered
+from kdvit_mm.models.losses.response.logit_loss import LabelledLoss
 from kdvit_mm.registry import MODELS
 
 
 @MODELS.register_module()
-class DKDLoss(DistillLoss):
+class DKDLoss(LabelledLoss):
     r"""Distils the true class and the other classes with a weight each.
 
     .. math:: L = \frac{\tau^2}{N} \sum_n \big(\alpha\, KL(b_T \| b_S)
@@ -56,68 +52,21 @@ class DKDLoss(DistillLoss):
         self.beta = beta
         self.tau = tau
 
-    def forward(
-        self,
-        preds_S: Any,
-        preds_T: Any,
-        data_samples: Sequence[BaseDataElement] | torch.Tensor | None = None,
-        gt_labels: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Computes the loss.
-
-        Args:
-            preds_S (torch.Tensor): The student's logits, shape (N, C).
-            preds_T (torch.Tensor): The teacher's logits, shape (N, C).
-            data_samples (Sequence[BaseDataElement] | torch.Tensor | None):
-                The batch's samples with a ``gt_label`` each, or a tensor of
-                their labels. Defaults to None.
-            gt_labels (torch.Tensor | None): Read in their absence: class of
-                each row, an integer tensor of shape (N,). Defaults to None.
-
-        Returns:
-            torch.Tensor: A scalar in float32, or float64 for float64 logits;
-            0 for no rows.
-
-        Raises:
-            ValueError: If the logits' shapes differ or are not (N, C) with
-                two classes or more; or if the labels are missing, soft,
-                other than N, or outside [0, C).
-        """
-        for student, teacher in zip(
-            as_levels(preds_S), as_levels(preds_T), strict=False
-        ):
-            _check_logits(student, teacher)
-            labels = _labels(
-                gt_labels if data_samples is None else data_samples, student
-            )
-        return super().forward(preds_S, preds_T, labels)
-
-    def level_losses(
-        self,
-        students: list[torch.Tensor],
-        teachers: list[torch.Tensor],
-        labels: torch.Tensor,
-    ) -> list[torch.Tensor]:
-        """Computes the loss of logits of shape (N, C), labels being (N,)."""
-        return [
-            self._logits_loss(student, teacher, labels[:, None])
-            for student, teacher in zip(students, teachers, strict=True)
-        ]
-
-    def _logits_loss(
+    def row_losses(  # type: ignore[override]
         self,
         student: torch.Tensor,
         teacher: torch.Tensor,
         labels: torch.Tensor,
     ) -> torch.Tensor:
+        """Computes the loss of each row, a tensor of shape (N,)."""
+        labels = labels[:, None]
         margin_s, others_s = self._decouple(student, labels)
         margin_t, others_t = self._decouple(teacher, labels)
         tckd = _binary_kl(margin_t, margin_s)
         nckd = others_t.exp() * (others_t - others_s)
         # The true class is -inf in both; their difference is NaN.
         nckd = nckd.scatter(1, labels, 0).sum(1)
-        loss = (self.alpha * tckd.squeeze(1) + self.beta * nckd).mean()
-        return self.tau**2 * loss
+        return self.tau**2 * (self.alpha * tckd.squeeze(1) + self.beta * nckd)
 
     def _decouple(
         self, logits: torch.Tensor, labels: torch.Tensor
@@ -133,23 +82,6 @@ class DKDLoss(DistillLoss):
         return margin, others.log_softmax(1)
 
 
-def _check_logits(student: torch.Tensor, teacher: torch.Tensor) -> None:
-    if not (
-        isinstance(student, torch.Tensor)
-        and isinstance(teacher, torch.Tensor)
-        and student.shape == teacher.shape
-        and student.dim() == 2
-        and student.size(1) >= 2
-    ):
-        raise ValueError(
-            'DKDLoss takes logits of one shape (N, C) with two classes or '
-            f'more, got preds_S {describe(student)} and preds_T '
-            f'{describe(teacher)}. Record the classifiers of both networks, '
-            'such as head.fc, with the same classes and, in detection, on '
-            'the same proposals.'
-        )
-
-
 def _binary_kl(margin_t: torch.Tensor, margin_s: torch.Tensor) -> torch.Tensor:
     """KL divergence of two Bernoulli distributions given by log odds."""
     true, others = (
@@ -158,49 +90,3 @@ def _binary_kl(margin_t: torch.Tensor, margin_s: torch.Tensor) -> torch.Tensor:
         for sign in (1, -1)
     )
     return true + others
-
-
-def _labels(
-    given: Sequence[BaseDataElement] | torch.Tensor | None,
-    logits: torch.Tensor,
-) -> torch.Tensor:
-    """The class of each row of ``logits``, on its device."""
-    if given is None:
-        raise ValueError(
-            'DKDLoss needs the class of each row. Add data_samples='
-            "dict(from_student=True, recorder='samples', data_idx=1) to its "
-            'loss_forward_mappings, with student_recorders=dict(samples='
-            "dict(type='ModuleInputs', source='')); or gt_labels, for labels "
-            'that are recorded as a tensor.'
-        )
-    if isinstance(given, torch.Tensor):
-        labels = given
-    elif all(
-        'gt_label' in sample and 'gt_score' not in sample for sample in given
-    ):
-        # Without an entry, as with an empty batch, cat would fail.
-        labels = torch.cat(
-            [sample.gt_label for sample in given]
-            or [logits.new_empty(0, dtype=torch.long)]
-        )
-    else:
-        raise ValueError(
-            'DKDLoss: data_samples must have a gt_label and no gt_score. '
-            'Detection: map gt_labels to the classes of the proposals. Soft '
-            'labels: remove Mixup or CutMix, a row needs one class.'
-        )
-    rows, classes = logits.shape
-    if labels.shape != (rows,) or labels.is_floating_point():
-        raise ValueError(
-            f'DKDLoss: labels of shape {describe(labels)} and dtype '
-            f'{labels.dtype} do not fit logits of shape {describe(logits)}. '
-            'It takes one integer class a row, shape (N,).'
-        )
-    if rows and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(
-            f'DKDLoss: labels from {labels.min()} to {labels.max()} are not '
-            f'in [0, {classes}), the classes of logits of shape '
-            f'{describe(logits)}. Logits without a background class cannot '
-            'be distilled with background labels.'
-        )
-    return labels.to(logits.device, torch.long)
