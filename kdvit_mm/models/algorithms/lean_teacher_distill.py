@@ -26,6 +26,7 @@ from kdvit_mm.compat.patches.intact_records import (
     guard_of,
     tensors_of,
 )
+from kdvit_mm.models.recorders.module import ModuleRecorder
 from kdvit_mm.models.utils.explain import explain_failure, missing_record
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.models.utils.samples import own_samples
@@ -437,7 +438,7 @@ class LeanTeacherDistill(SingleTeacherDistill):
         recorded = [
             recorder.source
             for recorder in self.distiller.teacher_recorders.recorders.values()
-            if isinstance(recorder, ModuleOutputsRecorder)
+            if isinstance(recorder, (ModuleOutputsRecorder, ModuleRecorder))
         ]
         if self.fold_batch_norm:
             # In full precision, or rounding would hide or feign a difference.
@@ -457,6 +458,8 @@ class LeanTeacherDistill(SingleTeacherDistill):
     def _relearn_overwriting(self) -> None:
         """Other operations may work in place now."""
         for recorder in self.distiller.teacher_recorders.recorders.values():
+            # Or the next forward would learn from what is in the buffer.
+            recorder.reset_data_buffer()
             guard_of(recorder, recorder.source).relearn()
         for delivery in self.distiller.deliveries.deliveries.values():
             delivery.data_queue.guard.relearn()
