@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.models.task_modules.recorder.module_outputs_recorder import (
     ModuleOutputsRecorder,
 )
@@ -27,6 +28,7 @@ from kdvit_mm.compat.patches.intact_records import (
     tensors_of,
 )
 from kdvit_mm.models.recorders.module import ModuleRecorder
+from kdvit_mm.models.recorders.module_tuple import ModuleTupleRecorder
 from kdvit_mm.models.utils.explain import explain_failure, missing_record
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.models.utils.samples import own_samples
@@ -423,7 +425,10 @@ class LeanTeacherDistill(SingleTeacherDistill):
         own = type(distiller).compute_distill_losses
         if own is not ConfigurableDistiller.compute_distill_losses:
             return None
-        wanted = dict.fromkeys(distiller.teacher_recorders.recorders, 1)
+        wanted = {
+            name: len(_sources(recorder))
+            for name, recorder in distiller.teacher_recorders.recorders.items()
+        }
         for mapping in distiller.loss_forward_mappings.values():
             for record in mapping.values():
                 if not record['from_student']:
@@ -436,8 +441,9 @@ class LeanTeacherDistill(SingleTeacherDistill):
         """Applies the options that need the teacher's final weights."""
         self._teacher_is_prepared = True
         recorded = [
-            recorder.source
+            source
             for recorder in self.distiller.teacher_recorders.recorders.values()
+            for source in _sources(recorder)
             if isinstance(recorder, (ModuleOutputsRecorder, ModuleRecorder))
         ]
         if self.fold_batch_norm:
@@ -489,6 +495,13 @@ class LeanTeacherDistill(SingleTeacherDistill):
         if weights and self.teacher_in_checkpoint:
             self.teacher.load_state_dict(weights)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _sources(recorder: BaseRecorder) -> list[str]:
+    """The modules of a recorder, each of which gives a record at least."""
+    if isinstance(recorder, ModuleTupleRecorder):
+        return recorder.sources
+    return [recorder.source]
 
 
 def _in_plugin_scope(distiller: dict) -> dict:

@@ -76,11 +76,13 @@ def test_margin_of_rare_and_of_constant_values(dtype):
 def slow_ofd(student, teacher, weight, bias):
     """The paper's cases, value by value."""
     total = 0
-    for c, (w, b) in enumerate(zip(weight.tolist(), bias.tolist())):
+    pairs = zip(weight.tolist(), bias.tolist(), strict=True)
+    for c, (w, b) in enumerate(pairs):
         below = math.erfc(b / abs(w) / math.sqrt(2)) / 2
         density = math.exp(-((b / w) ** 2) / 2) / math.sqrt(2 * math.pi)
         margin = b - abs(w) * density / below if below > 1e-3 else -3 * abs(w)
-        for s, t in zip(student[:, c].flatten(), teacher[:, c].flatten()):
+        values = (x[:, c].flatten() for x in (student, teacher))
+        for s, t in zip(*values, strict=True):
             if t > 0:
                 total = total + (s - t) ** 2
             elif t > margin:
