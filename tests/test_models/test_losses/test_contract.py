@@ -21,12 +21,14 @@ FGD = dict(
     lambda_fgd=0.1,
 )
 MAPS = dict(
+    at=dict(type='kdvit_mm.ATLoss'),
     cwd=dict(type='kdvit_mm.CWDLoss'),
     pkd=dict(type='kdvit_mm.PKDLoss'),
     l2=dict(type='kdvit_mm.FeatureL2Loss'),
     hcl=dict(type='kdvit_mm.HCLLoss'),
     mgd=dict(type='kdvit_mm.MGDLoss', alpha_mgd=0.5),
     dist=dict(type='kdvit_mm.DISTLoss'),
+    sp=dict(type='kdvit_mm.SPLoss'),
     fgd=FGD,
     defeat=dict(
         type='kdvit_mm.DeFeatLoss',

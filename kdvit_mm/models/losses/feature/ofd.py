@@ -134,8 +134,8 @@ class OFDLoss(DistillLoss):
             teacher = F.adaptive_avg_pool2d(teacher, size)
         target = torch.maximum(teacher, margin)
         matters = (student > target) | (target > 0)
-        errors = torch.where(matters, student - target, 0)
-        return errors.square().sum() / len(student)
+        student = torch.where(matters, student, target)
+        return F.mse_loss(student, target, reduction='sum') / len(student)
 
     def suggest_fix(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
         """Says what makes the two shapes equal."""
