@@ -24,6 +24,8 @@ from kdvit_mm.compat.patches.intact_records import (
     guard_of,
     tensors_of,
 )
+from kdvit_mm.models.recorders.module import ModuleRecorder
+from kdvit_mm.models.recorders.module_tuple import sources_of
 from kdvit_mm.models.utils.explain import explain_failure, missing_record
 from kdvit_mm.models.utils.last_record import until_last_record
 from kdvit_mm.models.utils.random import isolated_rng
@@ -372,9 +374,10 @@ class LeanTeacherDistill(SingleTeacherDistill):
         """Applies the options that need the teacher's final weights."""
         self._teacher_is_prepared = True
         recorded = [
-            recorder.source
+            source
             for recorder in self.distiller.teacher_recorders.recorders.values()
-            if isinstance(recorder, ModuleOutputsRecorder)
+            for source in sources_of(recorder)
+            if isinstance(recorder, (ModuleOutputsRecorder, ModuleRecorder))
         ]
         if self.fold_batch_norm:
             # In full precision, or rounding would hide or feign a difference.
@@ -394,6 +397,8 @@ class LeanTeacherDistill(SingleTeacherDistill):
     def _relearn_overwriting(self) -> None:
         """Other operations may work in place now."""
         for recorder in self.distiller.teacher_recorders.recorders.values():
+            # Or the next forward would learn from what is in the buffer.
+            recorder.reset_data_buffer()
             guard_of(recorder, recorder.source).relearn()
         for delivery in self.distiller.deliveries.deliveries.values():
             delivery.data_queue.guard.relearn()

@@ -21,8 +21,9 @@ class DistillLoss(nn.Module):
 
     A subclass computes one level in :meth:`level_loss`, or all of them in
     :meth:`level_losses` where ground truth or a level's index matters. Both
-    get tensors of one shape in at least float32, the teacher's without
-    gradient, and run with autocast off.
+    get tensors of one shape (of equal leading dimensions, where a subclass
+    sets ``equal_dims``) in at least float32, the teacher's without gradient,
+    and run with autocast off.
 
     Args:
         loss_weight (float): Weight of the loss, beside the weights that the
@@ -42,6 +43,10 @@ class DistillLoss(nn.Module):
     #: Which side's maps are resized (bilinear) where height and width differ,
     #: ``'student'`` or ``'teacher'``; None raises an error.
     resized_side: str | None = None
+    #: How many leading dimensions of both sides must be equal; None for all.
+    equal_dims: int | None = None
+    #: How many images a batch needs, where a loss compares them.
+    min_images = 1
     #: New names of keys that earlier versions called otherwise.
     renamed_keys: dict[str, str] = {}
 
@@ -139,7 +144,7 @@ class DistillLoss(nn.Module):
 
         Returns:
             tuple[list[torch.Tensor], list[torch.Tensor]]: The levels of both,
-            in at least float32, of one shape per level, the teacher's
+            in at least float32, of shapes that fit per level, the teacher's
             detached.
 
         Raises:
@@ -189,11 +194,23 @@ class DistillLoss(nn.Module):
                 student = _resize(student, teacher)
             elif self.resized_side == 'teacher':
                 teacher = _resize(teacher, student)
-        if student.shape != teacher.shape:
+        dims = self.equal_dims
+        if student.shape[:dims] != teacher.shape[:dims]:
             raise ValueError(
                 f'{type(self).__name__}: preds_S has the shape '
                 f'{describe(student)} and preds_T {describe(teacher)}. '
-                + self.suggest_fix(student, teacher)
+                + (
+                    self.suggest_fix(student, teacher)
+                    if student.shape[:1] == teacher.shape[:1]
+                    else 'Record both for the same images, or proposals.'
+                )
+            )
+        if 0 < len(student) < self.min_images:
+            raise ValueError(
+                f'{type(self).__name__} compares the images of a batch with '
+                f'each other, but preds_S has the shape {describe(student)}. '
+                'Set train_dataloader.batch_size to more than one, and '
+                'train_dataloader.drop_last=True against a last batch of one.'
             )
         return student, teacher
 

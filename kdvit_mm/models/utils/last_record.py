@@ -7,6 +7,7 @@ import torch
 from mmrazor.models.distillers import ConfigurableDistiller
 
 from kdvit_mm.compat.patches.intact_records import RecordBuffer
+from kdvit_mm.models.recorders.module_tuple import sources_of
 
 
 class _LastRecordIn(BaseException):
@@ -77,7 +78,10 @@ def wanted_records(distiller: ConfigurableDistiller) -> dict[str, int] | None:
     own = type(distiller).compute_distill_losses
     if own is not ConfigurableDistiller.compute_distill_losses:
         return None
-    wanted = dict.fromkeys(distiller.teacher_recorders.recorders, 1)
+    wanted = {
+        name: len(sources_of(recorder))
+        for name, recorder in distiller.teacher_recorders.recorders.items()
+    }
     for mapping in distiller.loss_forward_mappings.values():
         for record in mapping.values():
             if not record['from_student']:
