@@ -139,6 +139,8 @@ def test_errors():
         )
     with pytest.raises(ValueError, match='map gt_labels'):
         loss(logits, logits, data_samples=[DataSample()] * 2)
+    with pytest.raises(ValueError, match='preds_S has 0 levels'):
+        loss([], [], labels)
     with pytest.raises(ValueError, match='tau'):
         DKDLoss(tau=0)
 

@@ -9,6 +9,7 @@ from mmengine.structures import BaseDataElement
 
 from kdvit_mm.models.losses.base import DistillLoss, as_levels, tempered
 from kdvit_mm.models.utils.explain import describe
+from kdvit_mm.models.utils.labels import class_of_rows
 from kdvit_mm.registry import MODELS
 
 
@@ -83,24 +84,26 @@ class DKDLoss(DistillLoss):
                 two classes or more; or if the labels are missing, soft,
                 other than N, or outside [0, C).
         """
+        given = gt_labels if data_samples is None else data_samples
         for student, teacher in zip(
             as_levels(preds_S), as_levels(preds_T), strict=False
         ):
             _check_logits(student, teacher)
-            labels = _labels(
-                gt_labels if data_samples is None else data_samples, student
-            )
-        return super().forward(preds_S, preds_T, labels)
+        return super().forward(preds_S, preds_T, given)
 
     def level_losses(
         self,
         students: list[torch.Tensor],
         teachers: list[torch.Tensor],
-        labels: torch.Tensor,
+        data_samples: Sequence[BaseDataElement] | torch.Tensor | None,
     ) -> list[torch.Tensor]:
-        """Computes the loss of logits of shape (N, C), labels being (N,)."""
+        """Computes the loss of logits of shape (N, C)."""
         return [
-            self._logits_loss(student, teacher, labels[:, None])
+            self._logits_loss(
+                student,
+                teacher,
+                class_of_rows(data_samples, student, 'DKDLoss')[:, None],
+            )
             for student, teacher in zip(students, teachers, strict=True)
         ]
 
@@ -158,49 +161,3 @@ def _binary_kl(margin_t: torch.Tensor, margin_s: torch.Tensor) -> torch.Tensor:
         for sign in (1, -1)
     )
     return true + others
-
-
-def _labels(
-    given: Sequence[BaseDataElement] | torch.Tensor | None,
-    logits: torch.Tensor,
-) -> torch.Tensor:
-    """The class of each row of ``logits``, on its device."""
-    if given is None:
-        raise ValueError(
-            'DKDLoss needs the class of each row. Add data_samples='
-            "dict(from_student=True, recorder='samples', data_idx=1) to its "
-            'loss_forward_mappings, with student_recorders=dict(samples='
-            "dict(type='ModuleInputs', source='')); or gt_labels, for labels "
-            'that are recorded as a tensor.'
-        )
-    if isinstance(given, torch.Tensor):
-        labels = given
-    elif all(
-        'gt_label' in sample and 'gt_score' not in sample for sample in given
-    ):
-        # Without an entry, as with an empty batch, cat would fail.
-        labels = torch.cat(
-            [sample.gt_label for sample in given]
-            or [logits.new_empty(0, dtype=torch.long)]
-        )
-    else:
-        raise ValueError(
-            'DKDLoss: data_samples must have a gt_label and no gt_score. '
-            'Detection: map gt_labels to the classes of the proposals. Soft '
-            'labels: remove Mixup or CutMix, a row needs one class.'
-        )
-    rows, classes = logits.shape
-    if labels.shape != (rows,) or labels.is_floating_point():
-        raise ValueError(
-            f'DKDLoss: labels of shape {describe(labels)} and dtype '
-            f'{labels.dtype} do not fit logits of shape {describe(logits)}. '
-            'It takes one integer class a row, shape (N,).'
-        )
-    if rows and not 0 <= labels.min() <= labels.max() < classes:
-        raise ValueError(
-            f'DKDLoss: labels from {labels.min()} to {labels.max()} are not '
-            f'in [0, {classes}), the classes of logits of shape '
-            f'{describe(logits)}. Logits without a background class cannot '
-            'be distilled with background labels.'
-        )
-    return labels.to(logits.device, torch.long)
