@@ -96,6 +96,31 @@ def hard_pair(
     return student.requires_grad_(), teacher
 
 
+on_hard_logits = pytest.mark.parametrize(
+    ('dtype', 'shape', 'transposed'),
+    list(
+        itertools.product(
+            (torch.float16, torch.bfloat16, torch.float32, torch.float64),
+            ((6, 5), (1, 3), (4, 2)),
+            (False, True),
+        )
+    ),
+)
+
+
+def hard_logits(
+    dtype: torch.dtype, shape: tuple[int, int], transposed: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Student's and teacher's logits of a magnitude of 1e4, and labels."""
+    generator = torch.Generator().manual_seed(sum(shape))
+    pair = 1e4 * (2 * torch.rand((2, *shape), generator=generator) - 1)
+    student, teacher = (logits.to(dtype) for logits in pair)
+    if transposed:
+        student = student.t().contiguous().t()
+    labels = torch.randint(shape[1], shape[:1], generator=generator)
+    return student.requires_grad_(), teacher, labels
+
+
 def assert_robust(
     call: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     student: torch.Tensor,
@@ -125,6 +150,73 @@ def assert_robust(
             rtol=0,
             atol=1e-7 + 0.01 * slope.abs().max().item(),
         )
+
+
+def assert_same(
+    call: Callable[[torch.Tensor], torch.Tensor],
+    slow: Callable[[torch.Tensor], torch.Tensor],
+    student: torch.Tensor,
+) -> None:
+    """Value and gradient equal those of a slow form in float64."""
+    student = student.detach().requires_grad_()
+    loss, expected = call(student), slow(student)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-14)
+    ours, theirs = (
+        torch.autograd.grad(x, student)[0] for x in (loss, expected)
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
+
+
+def classification_batch() -> dict:
+    """Four random images of 32 px with a class each."""
+    from mmpretrain.structures import DataSample
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(
+        256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8
+    )
+    samples = [DataSample().set_gt_label(label) for label in (3, 0, 3, 9)]
+    return dict(inputs=list(images), data_samples=samples)
+
+
+def on_logits(loss: dict, with_samples: bool = True) -> dict:
+    """The distiller of a loss on the logits of two classifiers."""
+    record = dict(
+        logits=dict(type='ModuleOutputs', source='head.fc'),
+        samples=dict(type='ModuleInputs', source=''),
+    )
+    mapping = dict(
+        preds_S=dict(from_student=True, recorder='logits'),
+        preds_T=dict(from_student=False, recorder='logits'),
+    )
+    if with_samples:
+        mapping['data_samples'] = dict(
+            from_student=True, recorder='samples', data_idx=1
+        )
+    return dict(
+        student_recorders=record,
+        teacher_recorders=dict(logits=record['logits']),
+        distill_losses=dict(loss_kd=loss),
+        loss_forward_mappings=dict(loss_kd=mapping),
+    )
+
+
+def on_class_maps(loss: dict, with_samples: bool = False) -> dict:
+    """The distiller of a loss on the class maps of two classifiers."""
+    distiller = on_logits(loss, with_samples)
+    recorders = dict(
+        maps=dict(type='kdvit_mm.PooledMap', source='neck.gap'),
+        fc=dict(type='kdvit_mm.Module', source='head.fc'),
+    )
+    mapping = distiller['loss_forward_mappings']['loss_kd']
+    for key, side in (('S', True), ('T', False)):
+        name = 'student_recorders' if side else 'teacher_recorders'
+        distiller[name] = distiller[name] | recorders
+        mapping[f'preds_{key}'] = dict(
+            from_student=side, recorder='maps', data_idx=0
+        )
+        mapping[f'fc_{key}'] = dict(from_student=side, recorder='fc')
+    return distiller
 
 
 def train_step(

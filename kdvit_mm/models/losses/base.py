@@ -38,6 +38,8 @@ class DistillLoss(nn.Module):
     takes_dims: tuple[int, ...] = ()
     #: Whether this object computes all levels of a pyramid together.
     takes_pyramid = False
+    #: Whether it compares class scores, which no connector can map.
+    compares_classes = False
     #: Which side's maps are resized (bilinear) where height and width differ,
     #: ``'student'`` or ``'teacher'``; None raises an error.
     resized_side: str | None = None

@@ -9,7 +9,7 @@ from torch import nn
 
 # Stands for the distill loss's name where a loss gives advice.
 LOSS_NAME = 'loss_NAME'
-# Losses of this package, mmrazor and mmdet that compare class scores.
+# Losses of mmrazor and mmdet that compare class scores.
 LOGIT_LOSSES = frozenset(
     {
         'CrossEntropyLoss',
@@ -18,9 +18,15 @@ LOGIT_LOSSES = frozenset(
         'KDSoftCELoss',
         'KLDivergence',
         'KnowledgeDistillationKLDivLoss',
-        'LDLoss',
         'WSLD',
     }
+)
+# What to do where teacher and student have other classes.
+SAME_CLASSES = (
+    'Logits can be compared only class by class: take a teacher trained for '
+    'the same classes, or distil features instead, such as with CWDLoss, '
+    "PKDLoss, FGDLoss or MGDLoss and the source 'neck' (or 'backbone') of "
+    'both.'
 )
 
 
@@ -121,20 +127,25 @@ def other_classes(
         source = recorders[mapping['recorder']].source
         known &= source in dict(model.named_modules())
         classes.append(_classes_of(model, source))
-    loss = type(distiller.distill_losses[loss_name]).__name__
+    loss = distiller.distill_losses[loss_name]
     if widths[0] == widths[1]:
         return None
     if known and not _are_scores(widths, classes):
         return None
-    if not known and loss not in LOGIT_LOSSES:
+    if not known and not _compares_classes(loss):
         return None
     numbers = classes if known else widths
     return (
         f'it compares scores of {numbers[0]} classes of the student with '
-        f'those of {numbers[1]} classes of the teacher. Logits can be '
-        'compared only class by class: take a teacher trained for the same '
-        'classes, or distil features instead, such as with CWDLoss, PKDLoss, '
-        "FGDLoss or MGDLoss and the source 'neck' (or 'backbone') of both."
+        f'those of {numbers[1]} classes of the teacher. {SAME_CLASSES}'
+    )
+
+
+def _compares_classes(loss: nn.Module) -> bool:
+    """Whether a loss compares class scores, which no connector maps."""
+    return (
+        getattr(loss, 'compares_classes', False)
+        or type(loss).__name__ in LOGIT_LOSSES
     )
 
 
@@ -340,7 +351,11 @@ def explain_failure(
             line = connector_line(
                 name, inputs.get('preds_S'), inputs.get('preds_T')
             )
-            if line and 'connectors=dict(' not in message:
+            if (
+                line
+                and 'connectors=dict(' not in message
+                and not _compares_classes(distiller.distill_losses[name])
+            ):
                 message += f'\nThe channels differ. Add {line}.'
             if _has_denoising_queries(student, inputs):
                 message += (

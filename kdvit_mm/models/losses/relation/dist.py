@@ -40,6 +40,7 @@ class DISTLoss(DistillLoss):
     """
 
     takes_dims = (2, 4)
+    compares_classes = True
 
     def __init__(
         self,

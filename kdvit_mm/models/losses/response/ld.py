@@ -70,6 +70,8 @@ class LDLoss(DistillLoss):
         ValueError: If ``anchor_generator`` has several anchors per place.
     """
 
+    compares_classes = True
+
     def __init__(
         self,
         anchor_generator: dict,
