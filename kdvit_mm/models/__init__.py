@@ -1,9 +1,10 @@
-"""Algorithms, distill losses, connectors, recorders, selectors, backbones."""
+"""All that networks and their distillation are made of."""
 
 from kdvit_mm.models import (
     algorithms,
     backbones,
     connectors,
+    data_preprocessors,
     losses,
     recorders,
     selectors,
@@ -13,6 +14,7 @@ __all__ = [
     'algorithms',
     'backbones',
     'connectors',
+    'data_preprocessors',
     'losses',
     'recorders',
     'selectors',

@@ -74,6 +74,7 @@ class CRDLoss(DistillLoss):
     """
 
     equal_dims = 1
+    takes_one_level = True
 
     bank_s: torch.Tensor
     bank_t: torch.Tensor
@@ -161,18 +162,11 @@ class CRDLoss(DistillLoss):
             list[torch.Tensor]: Its two parts, a scalar each.
 
         Raises:
-            ValueError: If there are several levels; a feature is of another
-                size than its layer takes; the samples are missing, not N,
-                have no index in [0, num_data), or not one hard label each;
-                all images are of one class; or the first batch has a single
-                image.
+            ValueError: If a feature is of another size than its layer takes;
+                the samples are missing, not N, have no index in
+                [0, num_data), or not one hard label each; all images are of
+                one class; or the first batch has a single image.
         """
-        if len(students) > 1:
-            raise ValueError(
-                f'CRDLoss takes one level, but preds_S is '
-                f'{describe(students)}. Set data_idx of preds_S and preds_T '
-                f'in loss_forward_mappings.{LOSS_NAME}.'
-            )
         index, labels = self._read_samples(data_samples, len(students[0]))
         index, labels = (x.to(students[0].device) for x in (index, labels))
         embedded_s = self._embed('student', students[0])
