@@ -289,13 +289,6 @@ def test_training_resumes_bit_for_bit(digits, tmp_path):
 def test_the_bank_must_have_the_size_of_the_training_set(digits, tmp_path):
     with pytest.raises(ValueError, match=r'num_data=41, but .* has 40 im'):
         run(config(digits, tmp_path / 'size', 1, num_data=41))
-    cfg = config(digits, tmp_path / 'parts', 1, num_data=80)
-    part = cfg.train_dataloader.dataset
-    cfg.train_dataloader.dataset = dict(
-        type='mmengine.ConcatDataset', datasets=[part, part]
-    )
-    with pytest.raises(ValueError, match='ConcatDataset are numbered anew'):
-        run(cfg)
 
 
 class Numbers(BaseDataset):
