@@ -19,7 +19,8 @@ from kdvit_mm.models.recorders.fpn_level_selection import Pyramid
 from kdvit_mm.models.selectors.benefits import image_losses, level_benefits
 from kdvit_mm.registry import MODELS
 from tests.fake_gpu import GPU, fake_gpu, maps
-from tests.tiny import algorithm, detection_batch, faster_rcnn, gfl
+from tests.loss_checks import classification_batch
+from tests.tiny import algorithm, detection_batch, faster_rcnn, gfl, resnet
 
 pytestmark = pytest.mark.skipif(
     digit_version(torch.__version__) < digit_version('2.6'),
@@ -123,6 +124,55 @@ def dkd() -> None:
         loss(*pair(3, 5), gt_labels=labels)
         found = [DataSample().set_gt_label(label) for label in labels]
         loss(*pair(3, 5), data_samples=found)
+
+
+@case('CRDLoss')
+def crd() -> None:
+    from mmpretrain.structures import DataSample
+
+    found = [
+        DataSample(metainfo=dict(sample_idx=index)).set_gt_label(
+            torch.zeros(1, dtype=torch.long, device=GPU)
+        )
+        for index in range(3)
+    ]
+    loss = build('CRDLoss', student_channels=5, teacher_channels=5, num_data=9)
+    loss(*pair(3, 5), found)
+
+
+@case('CIRKDMiniBatchLoss', 'CIRKDMemoryLoss')
+def cirkd() -> None:
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    build('CIRKDMiniBatchLoss')(maps(2, 3, 6, 5), maps(2, 4, 6, 5))
+    labels = torch.zeros(1, 12, 10, dtype=torch.long, device=GPU)
+    found = [SegDataSample(gt_sem_seg=PixelData(data=labels))] * 2
+    for released in (True, False):
+        loss = build(
+            'CIRKDMemoryLoss',
+            student_channels=3,
+            teacher_channels=4,
+            num_classes=7,
+            pixel_memory=600,
+            region_memory=200,
+            released_positions=released,
+        )
+        loss(maps(2, 3, 6, 5), maps(2, 4, 6, 5), found)
+
+
+@case('SSKDLoss', 'SSKDHeadLearning', 'RotatedViewsDataPreprocessor')
+def sskd() -> None:
+    config = resnet()
+    config.data_preprocessor.type = 'kdvit_mm.RotatedViewsDataPreprocessor'
+    learning = build('SSKDHeadLearning', architecture=config, channels=32)
+    data = learning.data_preprocessor(classification_batch(), True)
+    learning(**data, mode='loss')
+    feats_s, feats_t = pair(16, 32)
+    loss = build(
+        'SSKDLoss', student_channels=32, teacher_channels=32, head_ckpt=None
+    )
+    loss(*pair(16, 5), data['data_samples'], feats_s, feats_t)
 
 
 @case('DeFeatLoss')

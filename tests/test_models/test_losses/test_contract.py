@@ -27,6 +27,7 @@ MAPS = dict(
     hcl=dict(type='kdvit_mm.HCLLoss'),
     mgd=dict(type='kdvit_mm.MGDLoss', alpha_mgd=0.5),
     dist=dict(type='kdvit_mm.DISTLoss'),
+    cirkd=dict(type='kdvit_mm.CIRKDMiniBatchLoss'),
     fgd=FGD,
     defeat=dict(
         type='kdvit_mm.DeFeatLoss',
