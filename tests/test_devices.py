@@ -18,7 +18,8 @@ from kdvit_mm.models.selectors.benefits import image_losses, level_benefits
 from kdvit_mm.registry import MODELS
 from tests.examples import Example, read_examples, samples
 from tests.fake_gpu import GPU, fake_gpu, maps
-from tests.tiny import algorithm, detection_batch, gfl
+from tests.loss_checks import classification_batch
+from tests.tiny import algorithm, detection_batch, gfl, resnet
 
 pytestmark = pytest.mark.skipif(
     digit_version(torch.__version__) < digit_version('2.6'),
@@ -64,6 +65,15 @@ def run_examples(examples: list[Example]) -> Callable[[], None]:
 
 for kind, examples in read_examples().items():
     case(kind)(run_examples(examples))
+
+
+@case('SSKDHeadLearning', 'RotatedViewsDataPreprocessor')
+def sskd_head() -> None:
+    config = resnet()
+    config.data_preprocessor.type = 'kdvit_mm.RotatedViewsDataPreprocessor'
+    learning = build('SSKDHeadLearning', architecture=config, channels=32)
+    data = learning.data_preprocessor(classification_batch(), True)
+    learning(**data, mode='loss')
 
 
 @case('TwoViewDataPreprocessor')

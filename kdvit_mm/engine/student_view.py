@@ -22,6 +22,7 @@ from torch import nn
 from kdvit_mm.engine.hooks.distill_schedule_hook import (
     refuse_without_student_loss,
 )
+from kdvit_mm.models.losses.relation.crd import CRDLoss
 from kdvit_mm.models.utils.checkpoint_kind import unwrapped
 
 # Hooks that see the student as ``runner.model``, as package and class, so
@@ -113,10 +114,13 @@ def call_hook(runner: Runner, fn_name: str, **kwargs: Any) -> None:
         **kwargs: Arguments of the hooks.
 
     Raises:
-        ValueError: If a hook or loop cannot work in a distillation.
+        ValueError: If a hook or loop cannot work in a distillation, or a
+            distill loss not with the training set.
     """
     if fn_name == 'before_run':
         _refuse_what_cannot_work(runner)
+    if fn_name == 'before_train':
+        _check_dataset(runner)
     for hook in runner.hooks:
         if not hasattr(hook, fn_name):
             continue
@@ -244,6 +248,14 @@ def _refuse_what_cannot_work(runner: Runner) -> None:
                 f'{type(thing).__name__} cannot be used in a distillation: '
                 f'{REFUSED[name]}'
             )
+
+
+def _check_dataset(runner: Runner) -> None:
+    algorithm = distillation_of(runner.model)
+    assert algorithm is not None
+    for part in algorithm.distiller.modules():
+        if isinstance(part, CRDLoss):
+            part.check_dataset(runner.train_dataloader.dataset)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Algorithms, distill losses, connectors, recorders, selectors and others."""
+"""All that networks and their distillation are made of."""
 
 from kdvit_mm.models import (
     algorithms,

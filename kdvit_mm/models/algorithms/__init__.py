@@ -4,5 +4,6 @@ from kdvit_mm.models.algorithms.freekd_prompt_learning import (
     FreeKDPromptLearning,
 )
 from kdvit_mm.models.algorithms.lean_teacher_distill import LeanTeacherDistill
+from kdvit_mm.models.algorithms.sskd_head_learning import SSKDHeadLearning
 
-__all__ = ['FreeKDPromptLearning', 'LeanTeacherDistill']
+__all__ = ['FreeKDPromptLearning', 'LeanTeacherDistill', 'SSKDHeadLearning']

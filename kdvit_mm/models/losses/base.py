@@ -38,6 +38,8 @@ class DistillLoss(nn.Module):
     takes_dims: tuple[int, ...] = ()
     #: Whether this object computes all levels of a pyramid together.
     takes_pyramid = False
+    #: Whether it takes one level only, having a state that is of one.
+    takes_one_level = False
     #: Whether it compares class scores, which no connector can map.
     compares_classes = False
     #: Which side's maps are resized (bilinear) where height and width differ,
@@ -157,6 +159,12 @@ class DistillLoss(nn.Module):
                 f'and preds_T has {len(teachers)}, {describe(students)} and '
                 f'{describe(teachers)}. Record as many of both: set data_idx '
                 'of both in loss_forward_mappings, or of neither.'
+            )
+        if self.takes_one_level and len(students) > 1:
+            raise ValueError(
+                f'{type(self).__name__} takes one level, but preds_S is '
+                f'{describe(students)}. Set data_idx of preds_S and preds_T '
+                f'in loss_forward_mappings.{LOSS_NAME}.'
             )
         for name, levels in (('preds_S', students), ('preds_T', teachers)):
             self._check_levels(name, levels)
