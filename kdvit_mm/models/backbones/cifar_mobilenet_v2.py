@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 
-from mmcv.cnn import ConvModule
 from mmpretrain.models.backbones.mobilenet_v2 import InvertedResidual
 from torch import nn
 
 from kdvit_mm.models.backbones.staged import (
-    BATCH_NORM,
     FAN_OUT_INIT,
     StagedBackbone,
+    conv_bn_relu,
 )
 from kdvit_mm.registry import MODELS
 
+RELU = {'type': 'ReLU'}
 # Channels, blocks and first stride of the groups of blocks in each stage.
 STAGES = (
     ((12, 2, 1),),
@@ -58,31 +58,34 @@ class CIFARMobileNetV2(StagedBackbone):
         out_indices: Sequence[int] = (4,),
         init_cfg: dict | list[dict] | None = FAN_OUT_INIT,
     ) -> None:
-        relu = {'type': 'ReLU'}
-        # The first block: mmpretrain leaves out the convolution that does not
-        # expand. There is no shortcut around it.
+        # mmpretrain's block leaves out the convolution that does not expand.
+        # There is no shortcut around the two.
         first = nn.Sequential(
-            ConvModule(16, 16, 1, norm_cfg=BATCH_NORM),
-            InvertedResidual(16, 8, 1, expand_ratio=1, act_cfg=relu),
+            conv_bn_relu(16, 16),
+            InvertedResidual(16, 8, 1, expand_ratio=1, act_cfg=RELU),
         )
-        stages = [first, nn.Sequential(), nn.Sequential(), nn.Sequential()]
+        stages = []
         before = 8
-        for stage, groups in zip(stages, STAGES, strict=True):
+        for groups in STAGES:
+            stage = nn.Sequential() if stages else nn.Sequential(first)
             for channels, blocks, stride in groups:
+                group = nn.Sequential()
                 for index in range(blocks):
-                    stage.append(
+                    group.append(
                         InvertedResidual(
                             before,
                             channels,
                             1 if index else stride,
                             expand_ratio=6,
-                            act_cfg=relu,
+                            act_cfg=RELU,
                         )
                     )
                     before = channels
+                stage.append(group)
+            stages.append(stage)
         super().__init__(
-            ConvModule(3, 16, 3, stride=2, padding=1, norm_cfg=BATCH_NORM),
-            [*stages, ConvModule(before, 1280, 1, norm_cfg=BATCH_NORM)],
+            conv_bn_relu(3, 16, kernel=3, stride=2),
+            [*stages, conv_bn_relu(before, 1280)],
             out_indices,
             init_cfg,
         )

@@ -11,7 +11,7 @@ from kdvit_mm.models.backbones.staged import (
     BATCH_NORM,
     TORCH_INIT,
     StagedBackbone,
-    pointwise,
+    conv_bn_relu,
 )
 from kdvit_mm.registry import MODELS
 
@@ -34,10 +34,10 @@ class ShuffleUnit(nn.Module):
         self.groups = groups
         new = out_channels - in_channels if self.halves else out_channels
         middle = new // 4
-        self.compress = ConvModule(
+        self.conv1 = ConvModule(
             in_channels, middle, 1, groups=groups, norm_cfg=BATCH_NORM
         )
-        self.depthwise = ConvModule(
+        self.conv2 = ConvModule(
             middle,
             middle,
             3,
@@ -46,7 +46,7 @@ class ShuffleUnit(nn.Module):
             groups=middle,
             norm_cfg=BATCH_NORM,
         )
-        self.expand = ConvModule(
+        self.conv3 = ConvModule(
             middle, new, 1, groups=3, norm_cfg=BATCH_NORM, act_cfg=None
         )
         self.pool = nn.AvgPool2d(3, stride=2, padding=1)
@@ -56,8 +56,8 @@ class ShuffleUnit(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Computes the unit's map."""
-        new = channel_shuffle(self.compress(x), self.groups)
-        new = self.expand(self.depthwise(new))
+        new = channel_shuffle(self.conv1(x), self.groups)
+        new = self.conv3(self.conv2(new))
         out = torch.cat((new, self.pool(x)), 1) if self.halves else new + x
         return self.relu(self.preact(out))
 
@@ -113,4 +113,4 @@ class CIFARShuffleNetV1(StagedBackbone):
                 )
             )
             before = channels
-        super().__init__(pointwise(3, 24), stages, out_indices, init_cfg)
+        super().__init__(conv_bn_relu(3, 24), stages, out_indices, init_cfg)

@@ -10,7 +10,7 @@ from torch import nn
 from kdvit_mm.models.backbones.staged import (
     TORCH_INIT,
     StagedBackbone,
-    pointwise,
+    conv_bn_relu,
 )
 from kdvit_mm.registry import MODELS
 
@@ -86,5 +86,5 @@ class CIFARShuffleNetV2(StagedBackbone):
                 )
             )
             before = channels
-        stages.append(pointwise(before, 1024))
-        super().__init__(pointwise(3, 24), stages, out_indices, init_cfg)
+        stages.append(conv_bn_relu(before, 1024))
+        super().__init__(conv_bn_relu(3, 24), stages, out_indices, init_cfg)

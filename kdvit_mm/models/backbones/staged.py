@@ -19,13 +19,17 @@ TORCH_INIT = {
 }
 
 
-def pointwise(in_channels: int, out_channels: int) -> nn.Sequential:
-    """A 1×1 convolution with batch norm and ReLU.
+def conv_bn_relu(
+    in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1
+) -> nn.Sequential:
+    """A convolution with batch norm and ReLU.
 
     Unlike mmcv's ConvModule it leaves its initialisation to the backbone.
     """
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.Conv2d(
+            in_channels, out_channels, kernel, stride, kernel // 2, bias=False
+        ),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )
