@@ -64,7 +64,7 @@ class CIFARMobileNetV2(StagedBackbone):
             conv_bn_relu(16, 16),
             InvertedResidual(16, 8, 1, expand_ratio=1, act_cfg=RELU),
         )
-        stages = []
+        stages: list[nn.Module] = []
         before = 8
         for groups in STAGES:
             stage = nn.Sequential() if stages else nn.Sequential(first)
