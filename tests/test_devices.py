@@ -4,6 +4,7 @@ Gradients and their use by an optimiser are left to ``test_gpu.py``.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -248,6 +249,21 @@ def prompt_learning() -> None:
 @case('ResNeXt18')
 def resnext18() -> None:
     build('ResNeXt18')(maps(1, 3, 64, 64))
+
+
+def cifar_network(kind: str, **options: Any) -> None:
+    build(kind, **options)(maps(1, 3, 32, 32))
+
+
+for kind, options in dict(
+    CIFARResNet=dict(depth=8),
+    CIFARWideResNet=dict(depth=10, widen_factor=2),
+    CIFARVGG=dict(depth=8),
+    CIFARMobileNetV2={},
+    CIFARShuffleNetV1={},
+    CIFARShuffleNetV2={},
+).items():
+    case(kind)(partial(cifar_network, kind, **options))
 
 
 def test_level_selection_and_its_probes(monkeypatch) -> None:

@@ -1,0 +1,104 @@
+import mmcv
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, DefaultScope, init_default_scope
+
+from tests.test_tools.test_inference import Case, run_tool
+from tests.test_tools.test_scripts import load
+
+TOOL = 'analysis/show_cam.py'
+
+
+@pytest.fixture(scope='module')
+def cls(digits, tmp_path_factory) -> Case:
+    return Case('cls', digits, tmp_path_factory.mktemp('cls'))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What the tool hands over to be drawn."""
+    pictures = []
+    plot_grid = load(TOOL).plot_grid
+
+    def draw(rows, titles, file):
+        pictures.append((rows, titles))
+        plot_grid(rows, titles, file)
+
+    monkeypatch.setattr('kdvit_mm.visualization.pictures.plot_grid', draw)
+    return pictures
+
+
+def test_shows_student_and_teacher(cls, drawn, tmp_path, capsys):
+    cfg = Config.fromfile(cls.config)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        teacher = MODELS.build(cfg.model.teacher)
+    torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 'teacher.pth')
+    out = tmp_path / 'new' / 'cam.png'
+    for checkpoint in (cls.checkpoint, cls.exported):
+        run_tool(TOOL, cls.config, checkpoint, cls.image, cls.image,
+                 '--label', 4, '--out', out, '--cfg-options',
+                 f'model.teacher_ckpt={tmp_path}/teacher.pth')  # fmt: skip
+        *lines, file = capsys.readouterr().out.splitlines()[-3:]
+        assert file == str(out) and mmcv.imread(file).ndim == 3
+        assert lines[0] == lines[1]
+        assert lines[0].startswith(f'{cls.image}: class 4, student 0.')
+    (rows, titles), (again, _) = drawn
+    assert titles == ['image', 'student', 'teacher']
+    pixels = mmcv.imread(cls.image, channel_order='rgb') / 255
+    for row in rows + again:
+        np.testing.assert_allclose(row[0], pixels)
+        assert all(x.shape == pixels.shape for x in row)
+        assert not np.array_equal(row[1], row[2])
+    for one, other in zip(rows[0], again[0], strict=True):
+        assert np.array_equal(one, other), 'the exported student is the same'
+
+
+def test_class_is_the_teachers_unless_given(cls, tmp_path, capsys):
+    out = tmp_path / 'cam.png'
+    run_tool(TOOL, cls.config, cls.checkpoint, cls.image, '--out', out)
+    line = capsys.readouterr().out.splitlines()[-2]
+    teacher = float(line.rpartition(' ')[2])
+    assert teacher >= 0.1, 'the most likely of ten'
+
+
+def refusal(*arguments: object) -> str:
+    with pytest.raises(SystemExit) as stop:
+        run_tool(TOOL, *arguments)
+    return str(stop.value)
+
+
+def test_refuses_what_cannot_be_shown(cls, digits, tmp_path):
+    given = (cls.config, cls.checkpoint)
+    assert 'label 10: the classes are 0 to 9' in refusal(
+        *given, cls.image, '--label', 10
+    )
+    assert 'no distillation' in refusal(cls.student, cls.exported, cls.image)
+    text = tmp_path / 'text.png'
+    text.write_text('no image')
+    assert f'{text} is no image' in refusal(*given, text)
+    assert 'nowhere.png' in refusal(*given, tmp_path / 'nowhere.png')
+    other = tmp_path / 'other.pth'
+    torch.save(dict(state_dict=dict(weight=torch.zeros(1))), other)
+    assert 'does not fit model.architecture' in refusal(
+        cls.config, other, cls.image
+    )
+    det = Case('det', digits, tmp_path)
+    assert 'model.architecture is a GFL' in refusal(
+        det.config, det.checkpoint, det.image
+    )
+
+
+def test_images_of_data_sets_that_load_rgb(cls):
+    """CIFAR's images are RGB in memory, where files are loaded as BGR."""
+    cfg = Config.fromfile(cls.config)
+    init_default_scope(cfg.default_scope)
+    loader = load(TOOL).Loader
+    by_file, shown = loader(cfg)(cls.image)
+    cfg.test_dataloader.dataset.pipeline = [dict(type='mmpretrain.PackInputs')]
+    in_memory, also_shown = loader(cfg)(cls.image)
+    assert torch.equal(by_file['inputs'].flip(0), in_memory['inputs'])
+    assert np.array_equal(shown, also_shown)
+    pixels = mmcv.imread(cls.image, channel_order='rgb') / 255
+    np.testing.assert_allclose(shown, pixels)
