@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.structures import InstanceData
+from torch import nn
 
 TESTS = Path(__file__).resolve().parent
 
@@ -54,6 +55,23 @@ def maps(*shape: int) -> torch.Tensor:
 def pair(*shape: int) -> dict[str, torch.Tensor]:
     """Predictions of both sides."""
     return dict(preds_S=maps(*shape), preds_T=torch.randn(shape))
+
+
+def labelled(device: Any = None) -> dict[str, torch.Tensor]:
+    """Logits of three images with their classes, which may lie elsewhere."""
+    labels = torch.zeros(3, dtype=torch.long, device=device)
+    return pair(3, 5) | dict(gt_labels=labels)
+
+
+def of_classifiers(**more: Any) -> dict[str, Any]:
+    """Last maps and linear classifiers of five classes, of both sides."""
+    return dict(
+        preds_S=maps(2, 3, 6, 5),
+        preds_T=maps(2, 4, 3, 3),
+        fc_S=nn.Linear(3, 5),
+        fc_T=nn.Linear(4, 5),
+        **more,
+    )
 
 
 def neck(**more: Any) -> dict[str, Any]:

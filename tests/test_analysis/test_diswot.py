@@ -32,7 +32,9 @@ def test_a_classifier_s_gradient_of_a_real_network():
     from mmengine.registry import MODELS
 
     from tests import tiny
-    from tests.test_models.test_losses.test_dkd import classification_batch
+    from tests.test_models.test_losses.response.test_dkd import (
+        classification_batch,
+    )
 
     records = []
     for base in (4, 4, 8):

@@ -22,7 +22,8 @@ from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmpretrain.models import ImageClassifier
 
-from kdvit_mm.analysis.level_signal import build_algorithm, load_trained
+from kdvit_mm.analysis.configs import build_algorithm
+from kdvit_mm.analysis.level_signal import load_trained
 from kdvit_mm.models.utils.student_config import (
     is_distillation,
     student_config,
@@ -78,7 +79,7 @@ def load_models(cfg: Config, checkpoint: str) -> BaseModel:
     """
     if not is_distillation(cfg):
         raise ValueError('CONFIG is no distillation: its model has no teacher')
-    algorithm = build_algorithm(cfg)
+    algorithm = build_algorithm(cfg, init_student=False)
     for key in ('architecture', 'teacher'):
         model = getattr(algorithm, key)
         if not isinstance(model, ImageClassifier):

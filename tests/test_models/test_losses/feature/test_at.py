@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.losses.feature.at import ATLoss
 from tests import tiny
+from tests.examples import Example, maps, neck
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -12,6 +13,17 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [
+    Example(dict(type='ATLoss'), neck, 'neck'),
+    *(
+        Example(
+            dict(type='ATLoss', p=3, released=released),
+            lambda: dict(preds_S=maps(2, 4, 8, 8), preds_T=maps(2, 3, 4, 4)),
+        )
+        for released in (True, False)
+    ),
+]
 
 
 @parametrize('at')
@@ -132,7 +144,9 @@ def test_errors():
 
 def test_on_a_segmentor():
     """All stages of a backbone at once."""
-    from tests.test_models.test_losses.test_dist import segmentation_batch
+    from tests.test_models.test_losses.relation.test_dist import (
+        segmentation_batch,
+    )
 
     record = dict(stages=dict(type='ModuleOutputs', source='backbone'))
     distiller = dict(

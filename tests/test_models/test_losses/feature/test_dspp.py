@@ -5,6 +5,7 @@ import torch
 
 from kdvit_mm.models.losses.feature.dspp import DSPPLoss, region_averages
 from tests import tiny
+from tests.examples import Example, neck
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -13,6 +14,8 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [Example(dict(type='DSPPLoss'), neck)]
 
 
 @parametrize('dspp', 'spp')
@@ -155,7 +158,9 @@ def test_errors():
 
 @pytest.mark.filterwarnings('ignore:Unnecessary conv bias')
 def test_on_a_classifier():
-    from tests.test_models.test_losses.test_dkd import classification_batch
+    from tests.test_models.test_losses.response.test_dkd import (
+        classification_batch,
+    )
 
     record = dict(last=dict(type='ModuleOutputs', source='backbone.layer4'))
     distiller = dict(

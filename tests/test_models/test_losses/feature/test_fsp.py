@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.losses.feature.fsp import FSPLoss
 from tests import tiny
+from tests.examples import Example, neck
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -12,6 +13,8 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [Example(dict(type='FSPLoss'), neck)]
 
 
 @parametrize('fsp')
@@ -108,7 +111,9 @@ def test_errors():
 
 
 def test_on_a_classifier():
-    from tests.test_models.test_losses.test_dkd import classification_batch
+    from tests.test_models.test_losses.response.test_dkd import (
+        classification_batch,
+    )
 
     record = dict(stages=dict(type='ModuleOutputs', source='backbone'))
     distiller = dict(

@@ -8,6 +8,7 @@ from torch import nn
 from kdvit_mm.models.losses.feature.ofd import OFDLoss, batch_norm_margin
 from kdvit_mm.registry import MODELS
 from tests import tiny
+from tests.examples import Example, maps
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -16,6 +17,17 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [
+    Example(
+        dict(type='OFDLoss'),
+        lambda: dict(
+            preds_S=maps(2, 4, 6, 5),
+            preds_T=maps(2, 4, 8, 8),
+            norm_T=nn.BatchNorm2d(4),
+        ),
+    )
+]
 
 
 def norm_of(weight, bias):
@@ -207,7 +219,9 @@ def teacher_config():
 
 
 def test_on_a_classifier():
-    from tests.test_models.test_losses.test_dkd import classification_batch
+    from tests.test_models.test_losses.response.test_dkd import (
+        classification_batch,
+    )
 
     algorithm, losses = train_step(
         tiny.resnet(4),
@@ -234,7 +248,9 @@ def test_on_a_classifier():
 @pytest.mark.parametrize('inside', [True, False])
 def test_of_a_folded_teacher(inside):
     """Its recorded batch norm is left alone, as a copy needs it, too."""
-    from tests.test_models.test_losses.test_dkd import classification_batch
+    from tests.test_models.test_losses.response.test_dkd import (
+        classification_batch,
+    )
 
     config = dict(type='ConfigurableDistiller', **make_distiller())
     if not inside:

@@ -12,6 +12,7 @@ from kdvit_mm.models.losses.relation.cirkd import (
     CIRKDMiniBatchLoss,
 )
 from kdvit_mm.models.losses.response.kd import KDLoss
+from tests.examples import Example, maps, neck
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -20,6 +21,29 @@ from tests.loss_checks import (
     on_hard_maps,
 )
 from tests.resume_checks import DISTILLED, read_config, run, run_in_halves
+
+EXAMPLES = [
+    Example(dict(type='CIRKDMiniBatchLoss'), neck, 'neck'),
+    *(
+        Example(
+            dict(
+                type='CIRKDMemoryLoss',
+                student_channels=3,
+                teacher_channels=4,
+                num_classes=7,
+                pixel_memory=600,
+                region_memory=200,
+                released_positions=released,
+            ),
+            lambda: dict(
+                preds_S=maps(2, 3, 6, 5),
+                preds_T=maps(2, 4, 6, 5),
+                data_samples=samples(torch.zeros(2, 12, 10).long()),
+            ),
+        )
+        for released in (True, False)
+    ),
+]
 
 
 def samples(labels):
@@ -156,9 +180,9 @@ def slow_queues(loss, teacher, labels, drawn):
     """What the queues hold after a batch, class by class."""
     pixels, regions = loss.pixel_queue.clone(), loss.region_queue.clone()
     vectors = F.normalize(teacher, dim=1)
-    for maps, label in zip(vectors, labels, strict=True):
+    for features, label in zip(vectors, labels, strict=True):
         for c in label[label != 255].unique().tolist():
-            found = maps[:, label == c].T
+            found = features[:, label == c].T
             place = slow_queues.regions[c] % regions.size(1)
             regions[c, place] = F.normalize(found.mean(0), dim=0)
             slow_queues.regions[c] += 1

@@ -5,9 +5,19 @@ from mmpretrain.structures import DataSample
 
 from kdvit_mm.models.losses.relation.crd import CRDLoss
 from tests import tiny
+from tests.examples import Example, pair
 from tests.golden import parametrize
 from tests.loss_checks import assert_golden, assert_robust, train_step
 from tests.resume_checks import DISTILLED, read_config, run, run_in_halves
+
+EXAMPLES = [
+    Example(
+        dict(
+            type='CRDLoss', student_channels=5, teacher_channels=5, num_data=9
+        ),
+        lambda: pair(3, 5) | dict(data_samples=samples(range(3), range(3))),
+    )
+]
 
 
 def samples(indices, labels):

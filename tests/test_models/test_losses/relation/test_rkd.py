@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.losses.relation.rkd import RKDLoss
 from tests import tiny
+from tests.examples import Example, maps
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -11,6 +12,14 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [
+    Example(
+        dict(type='RKDLoss', **options),
+        lambda: dict(preds_S=maps(4, 5), preds_T=maps(4, 3, 2, 2)),
+    )
+    for options in (dict(l2_norm=True), dict(squared=True))
+]
 
 
 @parametrize('rkd')
@@ -168,7 +177,9 @@ def test_errors():
 
 
 def test_on_a_classifier():
-    from tests.test_models.test_losses.test_dkd import classification_batch
+    from tests.test_models.test_losses.response.test_dkd import (
+        classification_batch,
+    )
 
     record = dict(pooled=dict(type='ModuleOutputs', source='neck'))
     mapping = dict(recorder='pooled', data_idx=0)

@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.losses.relation.sp import SPLoss
 from tests import tiny
+from tests.examples import Example, maps, neck
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -11,6 +12,14 @@ from tests.loss_checks import (
     on_hard_maps,
     train_step,
 )
+
+EXAMPLES = [
+    Example(dict(type='SPLoss'), neck, 'neck'),
+    Example(
+        dict(type='SPLoss'),
+        lambda: dict(preds_S=maps(4, 5), preds_T=maps(4, 3, 2, 2)),
+    ),
+]
 
 ONE = r'compares the images.*\(1, .*batch_size.*drop_last=True'
 
@@ -96,7 +105,9 @@ def test_errors():
 
 
 def test_on_a_classifier():
-    from tests.test_models.test_losses.test_dkd import classification_batch
+    from tests.test_models.test_losses.response.test_dkd import (
+        classification_batch,
+    )
 
     record = dict(last=dict(type='ModuleOutputs', source='backbone.layer4'))
     distiller = dict(

@@ -14,6 +14,7 @@ from kdvit_mm.models.losses.relation.sskd import (
 )
 from kdvit_mm.registry import MODELS
 from tests import tiny
+from tests.examples import Example, maps
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -21,6 +22,24 @@ from tests.loss_checks import (
     classification_batch,
 )
 from tests.resume_checks import DISTILLED, read_config, run, run_in_halves
+
+EXAMPLES = [
+    Example(
+        dict(
+            type='SSKDLoss',
+            student_channels=32,
+            teacher_channels=32,
+            head_ckpt=None,
+        ),
+        lambda: dict(
+            preds_S=maps(16, 5),
+            preds_T=maps(16, 5),
+            data_samples=samples(range(4)),
+            feats_S=maps(16, 32),
+            feats_T=maps(16, 32),
+        ),
+    )
+]
 
 
 def samples(labels):

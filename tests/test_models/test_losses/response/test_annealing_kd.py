@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.losses.response.annealing_kd import AnnealingKDLoss
 from tests import tiny
+from tests.examples import Example, pair
 from tests.loss_checks import (
     assert_robust,
     assert_same,
@@ -13,6 +14,8 @@ from tests.loss_checks import (
     train_step,
 )
 from tests.test_engine.test_distill_schedule import by_epoch, config, run
+
+EXAMPLES = [Example(dict(type='AnnealingKDLoss', tau=2), lambda: pair(3, 5))]
 
 
 def slow_stage(epochs, max_tau):

@@ -4,6 +4,7 @@ from torch import nn
 
 from kdvit_mm.models.losses.response.catkd import CATKDLoss
 from tests import tiny
+from tests.examples import Example, of_classifiers
 from tests.golden import parametrize
 from tests.loss_checks import (
     LAYOUTS,
@@ -14,6 +15,11 @@ from tests.loss_checks import (
     on_class_maps,
     train_step,
 )
+
+EXAMPLES = [
+    Example(dict(type='CATKDLoss', **options), of_classifiers)
+    for options in ({}, dict(binarise=True, num_maps=2))
+]
 
 
 def identity(classes):

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from kdvit_mm.models.losses.response.dtkd import DTKDLoss
 from tests import tiny
+from tests.examples import Example, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -15,6 +16,8 @@ from tests.loss_checks import (
     on_logits,
     train_step,
 )
+
+EXAMPLES = [Example(dict(type='DTKDLoss', tau=2), lambda: pair(3, 5))]
 
 
 @parametrize('dtkd')

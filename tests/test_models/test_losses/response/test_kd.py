@@ -4,6 +4,7 @@ from mmpretrain.models.utils.batch_augments import CutMix, Mixup
 
 from kdvit_mm.models.losses.response.kd import KDLoss
 from tests import tiny
+from tests.examples import Example, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -14,6 +15,11 @@ from tests.loss_checks import (
     on_logits,
     train_step,
 )
+
+EXAMPLES = [
+    Example(dict(type='KDLoss', tau=2), lambda: pair(3, 5)),
+    Example(dict(type='KDLoss'), lambda: pair(2, 5, 6, 4)),
+]
 
 DISTILLER = on_logits(
     dict(type='kdvit_mm.KDLoss', tau=4.0), with_samples=False

@@ -9,6 +9,7 @@ from kdvit_mm.models.losses.response.mlld import (
     _class_loss,
 )
 from tests import tiny
+from tests.examples import Example, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -19,6 +20,13 @@ from tests.loss_checks import (
     on_logits,
     train_step,
 )
+
+EXAMPLES = [
+    Example(
+        dict(type='MLLDLoss'),
+        lambda: pair(4, 5) | dict(data_samples=samples(2)),
+    )
+]
 
 PARTS = dict(
     kd_loss=lambda s, t, tau: soft_divergence(s, t, tau).mean(),

@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.losses.response.nkd import NKDLoss
 from tests import tiny
+from tests.examples import Example, labelled
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -14,6 +15,12 @@ from tests.loss_checks import (
     on_logits,
     train_step,
 )
+
+EXAMPLES = [
+    Example(dict(type='NKDLoss', tau=2), labelled),
+    # mmpretrain leaves labels where they are.
+    Example(dict(type='NKDLoss'), lambda: labelled('cpu')),
+]
 
 
 @parametrize('nkd')

@@ -3,6 +3,7 @@ import torch
 
 from kdvit_mm.models.losses.response.normkd import NormKDLoss
 from tests import tiny
+from tests.examples import Example, labelled
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -14,7 +15,12 @@ from tests.loss_checks import (
     on_logits,
     train_step,
 )
-from tests.test_models.test_losses.test_dkd import slow_dkd
+from tests.test_models.test_losses.response.test_dkd import slow_dkd
+
+EXAMPLES = [
+    Example(dict(type='NormKDLoss', loss=dict(type=kind)), labelled)
+    for kind in ('KDLoss', 'DKDLoss')
+]
 
 
 @parametrize('normkd')

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from kdvit_mm.models.losses.response.wsld import WSLDLoss
 from tests import tiny
+from tests.examples import Example, labelled
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -17,6 +18,12 @@ from tests.loss_checks import (
     on_logits,
     train_step,
 )
+
+EXAMPLES = [
+    Example(dict(type='WSLDLoss', tau=2), labelled),
+    # mmpretrain leaves labels where they are.
+    Example(dict(type='WSLDLoss'), lambda: labelled('cpu')),
+]
 
 
 @parametrize('wsld')

@@ -8,6 +8,7 @@ from kdvit_mm.models.losses.wrappers.logit_standardise import (
 )
 from kdvit_mm.registry import MODELS
 from tests import tiny
+from tests.examples import Example, labelled, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -21,6 +22,8 @@ from tests.loss_checks import (
     on_logits,
     train_step,
 )
+from tests.test_models.test_losses.relation.test_dist import slow_dist
+from tests.test_models.test_losses.response.test_dkd import slow_dkd
 from tests.test_models.test_losses.response.test_mlld import (
     both_views,
     samples,
@@ -29,8 +32,16 @@ from tests.test_models.test_losses.response.test_mlld import (
     two_view_batch,
     two_view_student,
 )
-from tests.test_models.test_losses.test_dist import slow_dist
-from tests.test_models.test_losses.test_dkd import slow_dkd
+
+EXAMPLES = [
+    Example(
+        dict(type='LogitStandardise', loss=dict(type='KDLoss', tau=2)),
+        lambda: pair(4, 5),
+    ),
+    Example(
+        dict(type='LogitStandardise', loss=dict(type='DKDLoss')), labelled
+    ),
+]
 
 KD = dict(type='KDLoss', tau=2.0)
 

@@ -5,6 +5,7 @@ from torch import nn
 from kdvit_mm.models.losses.wrappers.scale_decouple import ScaleDecouple
 from kdvit_mm.registry import MODELS
 from tests import tiny
+from tests.examples import Example, of_classifiers
 from tests.golden import parametrize
 from tests.loss_checks import (
     LAYOUTS,
@@ -15,11 +16,23 @@ from tests.loss_checks import (
     on_class_maps,
     train_step,
 )
+from tests.test_models.test_losses.response.test_dkd import slow_dkd
 from tests.test_models.test_losses.response.test_nkd import slow_nkd
-from tests.test_models.test_losses.test_dkd import slow_dkd
 from tests.test_models.test_losses.wrappers.test_logit_standardise import (
     z_scores,
 )
+
+EXAMPLES = [
+    Example(
+        dict(
+            type='ScaleDecouple',
+            loss=dict(type='LogitStandardise', loss=dict(type='DKDLoss')),
+            released_rows=released,
+        ),
+        lambda: of_classifiers(gt_labels=torch.zeros(2, dtype=torch.long)),
+    )
+    for released in (False, True)
+]
 
 
 def linear(weight, bias):
