@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import nn
 
 from kdvit_mm.models.losses.wrappers.logit_standardise import (
     LogitStandardise,
@@ -251,10 +250,3 @@ def test_mlld_on_a_classifier():
     torch.testing.assert_close(
         losses['distill.loss_kd'], slow_mlld(*records, 4.0, z_scores)
     )
-
-
-def test_the_schedule_hook_finds_the_temperature_inside():
-    loss = LogitStandardise(loss=KD)
-    parts = [part for part in loss.modules() if hasattr(part, 'tau')]
-    assert parts == [loss.loss]
-    assert isinstance(loss, nn.Module)
