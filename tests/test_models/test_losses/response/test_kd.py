@@ -4,7 +4,7 @@ from mmpretrain.models.utils.batch_augments import CutMix, Mixup
 
 from kdvit_mm.models.losses.response.kd import KDLoss
 from tests import tiny
-from tests.examples import Example, pair
+from tests.examples import Example, neck, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -17,6 +17,7 @@ from tests.loss_checks import (
 )
 
 EXAMPLES = [
+    Example(dict(type='KDLoss'), neck, 'neck'),
     Example(dict(type='KDLoss', tau=2), lambda: pair(3, 5)),
     Example(dict(type='KDLoss'), lambda: pair(2, 5, 6, 4)),
 ]

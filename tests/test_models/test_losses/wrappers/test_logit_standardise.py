@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import nn
 
 from kdvit_mm.models.losses.wrappers.logit_standardise import (
     LogitStandardise,
@@ -8,7 +7,7 @@ from kdvit_mm.models.losses.wrappers.logit_standardise import (
 )
 from kdvit_mm.registry import MODELS
 from tests import tiny
-from tests.examples import Example, labelled, pair
+from tests.examples import Example, labelled, neck, pair
 from tests.golden import parametrize
 from tests.loss_checks import (
     assert_golden,
@@ -34,6 +33,9 @@ from tests.test_models.test_losses.response.test_mlld import (
 )
 
 EXAMPLES = [
+    Example(
+        dict(type='LogitStandardise', loss=dict(type='KDLoss')), neck, 'neck'
+    ),
     Example(
         dict(type='LogitStandardise', loss=dict(type='KDLoss', tau=2)),
         lambda: pair(4, 5),
@@ -262,10 +264,3 @@ def test_mlld_on_a_classifier():
     torch.testing.assert_close(
         losses['distill.loss_kd'], slow_mlld(*records, 4.0, z_scores)
     )
-
-
-def test_the_schedule_hook_finds_the_temperature_inside():
-    loss = LogitStandardise(loss=KD)
-    parts = [part for part in loss.modules() if hasattr(part, 'tau')]
-    assert parts == [loss.loss]
-    assert isinstance(loss, nn.Module)

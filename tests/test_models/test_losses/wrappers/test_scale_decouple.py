@@ -259,6 +259,16 @@ def test_hard_input(inside, dtype, shape, layout):
     )
 
 
+def test_no_images():
+    student = torch.zeros(0, 5, 4, 8, requires_grad=True)
+    *_, fc_s, fc_t, labels = pair()
+    loss = ScaleDecouple(KD)(
+        student, torch.zeros(0, 6, 8, 4), fc_s, fc_t, labels[:0]
+    )
+    loss.backward()
+    assert loss.item() == 0
+
+
 def test_errors():
     with pytest.raises(ValueError, match=r'scales=\[2, 4\].*whole image'):
         ScaleDecouple(KD, (2, 4))
