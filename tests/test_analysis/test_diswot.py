@@ -32,9 +32,7 @@ def test_a_classifier_s_gradient_of_a_real_network():
     from mmengine.registry import MODELS
 
     from tests import tiny
-    from tests.test_models.test_losses.response.test_dkd import (
-        classification_batch,
-    )
+    from tests.loss_checks import classification_batch
 
     records = []
     for base in (4, 4, 8):

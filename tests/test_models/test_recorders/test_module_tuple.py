@@ -9,9 +9,7 @@ from kdvit_mm.models.losses.feature.hcl import HCLLoss
 from kdvit_mm.models.recorders import ModuleTupleRecorder
 from kdvit_mm.registry import MODELS
 from tests import tiny
-from tests.test_models.test_losses.response.test_dkd import (
-    classification_batch,
-)
+from tests.loss_checks import classification_batch
 
 
 class Net(nn.Module):

@@ -32,7 +32,9 @@ class OFDLoss(DistillLoss):
     by N outside of its loss. Where heights or widths differ the teacher's
     map is averaged to the student's, as in
     https://github.com/megvii-research/mdistiller. A γ of 0, a division by
-    zero there, is the limit of small ones here.
+    zero there, is the limit of small ones here. Both run the teacher in train
+    mode, on statistics of the batch; ``LeanTeacherDistill`` has it in eval
+    mode.
 
     One loss per stage. Margins are read from the teacher's batch norm each
     time, so there is nothing to initialise; in a ResNet of mmpretrain, whose

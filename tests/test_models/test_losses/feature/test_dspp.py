@@ -158,9 +158,7 @@ def test_errors():
 
 @pytest.mark.filterwarnings('ignore:Unnecessary conv bias')
 def test_on_a_classifier():
-    from tests.test_models.test_losses.response.test_dkd import (
-        classification_batch,
-    )
+    from tests.loss_checks import classification_batch
 
     record = dict(last=dict(type='ModuleOutputs', source='backbone.layer4'))
     distiller = dict(

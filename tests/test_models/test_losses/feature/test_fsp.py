@@ -111,9 +111,7 @@ def test_errors():
 
 
 def test_on_a_classifier():
-    from tests.test_models.test_losses.response.test_dkd import (
-        classification_batch,
-    )
+    from tests.loss_checks import classification_batch
 
     record = dict(stages=dict(type='ModuleOutputs', source='backbone'))
     distiller = dict(

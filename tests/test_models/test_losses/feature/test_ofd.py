@@ -219,9 +219,7 @@ def teacher_config():
 
 
 def test_on_a_classifier():
-    from tests.test_models.test_losses.response.test_dkd import (
-        classification_batch,
-    )
+    from tests.loss_checks import classification_batch
 
     algorithm, losses = train_step(
         tiny.resnet(4),
@@ -248,9 +246,7 @@ def test_on_a_classifier():
 @pytest.mark.parametrize('inside', [True, False])
 def test_of_a_folded_teacher(inside):
     """Its recorded batch norm is left alone, as a copy needs it, too."""
-    from tests.test_models.test_losses.response.test_dkd import (
-        classification_batch,
-    )
+    from tests.loss_checks import classification_batch
 
     config = dict(type='ConfigurableDistiller', **make_distiller())
     if not inside:

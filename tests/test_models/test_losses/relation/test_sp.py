@@ -104,13 +104,9 @@ def test_errors():
     assert SPLoss()(torch.randn(0, 3), torch.randn(0, 3)).item() == 0
 
 
-def test_on_a_classifier():
-    from tests.test_models.test_losses.response.test_dkd import (
-        classification_batch,
-    )
-
+def make_distiller():
     record = dict(last=dict(type='ModuleOutputs', source='backbone.layer4'))
-    distiller = dict(
+    return dict(
         student_recorders=record,
         teacher_recorders=record,
         distill_losses=dict(
@@ -123,8 +119,16 @@ def test_on_a_classifier():
             )
         ),
     )
+
+
+def test_on_a_classifier():
+    from tests.loss_checks import classification_batch
+
     algorithm, losses = train_step(
-        tiny.resnet(4), tiny.resnet(8), distiller, classification_batch()
+        tiny.resnet(4),
+        tiny.resnet(8),
+        make_distiller(),
+        classification_batch(),
     )
     records = [
         algorithm.distiller.get_record('last', side) for side in (True, False)
@@ -132,3 +136,13 @@ def test_on_a_classifier():
     torch.testing.assert_close(
         losses['distill.loss_sp'], 3000 * slow_sp(*records), rtol=1e-4, atol=0
     )
+
+
+def test_a_batch_of_one_of_a_classifier():
+    """The advice is about the batch, not about the channels."""
+    from tests.loss_checks import classification_batch
+
+    batch = {k: v[:1] for k, v in classification_batch().items()}
+    with pytest.raises(ValueError, match=rf'"loss_sp".*{ONE}') as error:
+        train_step(tiny.resnet(4), tiny.resnet(8), make_distiller(), batch)
+    assert 'connector' not in str(error.value)
