@@ -70,6 +70,7 @@ PATCHES = {
         'mmpretrain.evaluation.metrics.retrieval',
         'mmrazor.models.task_modules.predictor.metric_predictor',
     ),
+    'crd_class_sizes': ('mmrazor.datasets.crd_dataset_wrapper',),
     'mim_editable': ('mim.utils.utils',),
     'mmcls_imports': (
         'mmrazor.datasets.transforms.formatting',
