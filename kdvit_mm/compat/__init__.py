@@ -98,6 +98,7 @@ PATCHES = {
         'mmengine.registry.registry',
         'mmengine.hub',
         'mmengine.hub.hub',
+        'mmpretrain.visualization.visualizer',
     ),
 }
 # What the start-up file applies: without these something does not start.
