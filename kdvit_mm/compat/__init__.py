@@ -70,6 +70,7 @@ PATCHES = {
         'mmpretrain.evaluation.metrics.retrieval',
         'mmrazor.models.task_modules.predictor.metric_predictor',
     ),
+    'crd_class_sizes': ('mmrazor.datasets.crd_dataset_wrapper',),
     'mim_editable': ('mim.utils.utils',),
     'mmcls_imports': (
         'mmrazor.datasets.transforms.formatting',
@@ -97,6 +98,7 @@ PATCHES = {
         'mmengine.registry.registry',
         'mmengine.hub',
         'mmengine.hub.hub',
+        'mmpretrain.visualization.visualizer',
     ),
 }
 # What the start-up file applies: without these something does not start.

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import mmcv
 import mmrazor.datasets
 import mmrazor.models
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.structures import DataSample
-from mmrazor.registry import MODELS, TRANSFORMS
+from mmrazor.registry import MODELS, TRANSFORMS, VISUALIZERS
 
 from kdvit_mm import compat
 
@@ -114,3 +115,21 @@ def test_crd_inputs_are_packed():
     assert packed['inputs'].shape == (3, 4, 5)
     assert (sample.gt_label.item(), sample.sample_idx.item()) == (2, 7)
     assert sample.contrast_sample_idxs.tolist() == [0, 1, 2]
+
+
+def test_feature_maps_are_drawn(tmp_path):
+    visualizer = VISUALIZERS.get('mmcls.ClsVisualizer')()
+    image = np.full((40, 50, 3), 128, np.uint8)
+    file = str(tmp_path / 'a.png')
+    # as RazorVisualizationHook calls it
+    visualizer.add_datasample(
+        'a',
+        image,
+        draw_gt=False,
+        draw_pred=False,
+        show=False,
+        wait_time=0.1,
+        out_file=file,
+        step=0,
+    )
+    assert (mmcv.imread(file) == image).all()

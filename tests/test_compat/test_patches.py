@@ -152,6 +152,27 @@ def test_numpy_itself_stays_as_it_is():
     assert isinstance(ytviseval.np, numpy_names._NumpyWithOldNames)
 
 
+@pytest.mark.parametrize('labels', [[0, 1, 1, 0, 1, 2], [0, 1, 1, 0]])
+def test_crd_takes_classes_of_different_sizes(labels):
+    from mmengine.dataset import BaseDataset
+    from mmrazor.datasets import CRDDataset
+
+    class Labelled(BaseDataset):
+        def load_data_list(self):
+            return [{'gt_label': label} for label in labels]
+
+        def get_gt_labels(self):
+            return labels
+
+    for percent in (1.0, 0.7):
+        data = CRDDataset(Labelled(), 2, percent, sample_mode='random')
+        for i, label in enumerate(labels):
+            same, *others = data[i]['contrast_sample_idxs']
+            assert labels[same] == label
+            assert len(others) == 2
+            assert label not in [labels[other] for other in others]
+
+
 def checkpoint(**extra) -> dict:
     """What mmengine saves: weights, scalars of NumPy and its message hub."""
     history = HistoryBuffer([1.0, 2.0], [1, 1])
@@ -300,5 +321,6 @@ def test_unknown_recorder_source_names_the_closest_modules():
     from mmrazor.models.task_modules import ModuleOutputsRecorder
 
     model = torch.nn.ModuleDict({'neck': torch.nn.Linear(2, 2)})
-    with pytest.raises(ValueError, match='Closest: neck'):
+    message = '"nek" is not in the model, ModuleDict. Closest: neck'
+    with pytest.raises(AssertionError, match=message):
         ModuleOutputsRecorder('nek').initialize(model)

@@ -28,10 +28,9 @@ def apply(module: ModuleType) -> None:
         if model is not None and self.source not in names:
             close = difflib.get_close_matches(self.source, names, 5, 0.3)
             children = [name for name, _ in model.named_children()]
-            raise ValueError(
-                f'recorder source "{self.source}" is not a module of '
-                f'{type(model).__name__}. Closest: '
-                f'{", ".join(close) or "none"}. Top level: '
+            raise AssertionError(
+                f'"{self.source}" is not in the model, {type(model).__name__}'
+                f'. Closest: {", ".join(close) or "none"}. Top level: '
                 f'{", ".join(children)}. Set the key "source" of the '
                 'recorder to one of its module names; '
                 'tools/analysis/doctor.py lists them with their shapes.'

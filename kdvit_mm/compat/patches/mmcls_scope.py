@@ -2,7 +2,9 @@
 
 Breaks: ``type='mmcls.X'``, ``_scope_='mmcls'``, ``default_scope='mmcls'`` and
 files such as ``mmcls::resnet/resnet50_8xb32_in1k.py``, as in mmrazor's own
-configs, stop with "mmcls is not installed".
+configs, stop with "mmcls is not installed". mmrazor's RazorVisualizationHook
+calls ``add_datasample`` of mmcls's visualizer, which mmpretrain's lacks:
+"unexpected keyword argument 'out_file'".
 Since: mmcls 1.0 was released as mmpretrain. Upstream: ``configs`` of
 open-mmlab/mmrazor at 1.0.0.
 Can go: when mmrazor's configs name mmpretrain.
@@ -33,6 +35,7 @@ def apply(module: ModuleType) -> None:
         'mmengine.registry.registry': _patch_registry,
         'mmengine.hub': _patch_hub,
         'mmengine.hub.hub': _patch_hub,
+        'mmpretrain.visualization.visualizer': _patch_visualizer,
     }[module.__name__](module)
 
 
@@ -75,3 +78,14 @@ def _patch_hub(module: Any) -> None:
         return get_model(cfg_path, *args, **kwargs)
 
     module.get_model = get_translated
+
+
+def _patch_visualizer(module: Any) -> None:
+    def add_datasample(
+        self: Any, name: str, image: Any, data_sample: Any = None, **kwargs: Any
+    ) -> Any:
+        if data_sample is None:
+            data_sample = module.DataSample()
+        return self.visualize_cls(image, data_sample, name=name, **kwargs)
+
+    module.UniversalVisualizer.add_datasample = add_datasample

@@ -30,7 +30,7 @@ class ModuleRecorder(ParameterRecorder):
             model (nn.Module | None): The network that has the module.
 
         Raises:
-            ValueError: If it has none of that name; names the closest.
+            AssertionError: If it has none of that name; names the closest.
         """
         assert model is not None
         modules = dict(model.named_modules())

@@ -328,7 +328,7 @@ def test_module_recorder():
             pass
         assert recorder.get_record_data() is model[0]
         assert len(recorder.data_buffer) == 1
-    with pytest.raises(ValueError, match=r'"2" is not a module.*"source"'):
+    with pytest.raises(AssertionError, match=r'"2" is not in the model.*"source"'):
         ModuleRecorder('2').initialize(model)
 
 
@@ -339,8 +339,8 @@ def test_one_stage_detectors_are_refused(kind, side):
         architecture='roi_head.bbox_roi_extractor', teacher='roi_head'
     )[side]
     with pytest.raises(
-        ValueError,
-        match=rf'"{source}" is not a module of GFL. Closest: .*bbox_head.*'
+        AssertionError,
+        match=rf'"{source}" is not in the model, GFL. Closest: .*bbox_head.*'
         'Set the key "source"',
     ):
         build(kind, **{side: tiny.gfl(8)})
