@@ -82,7 +82,11 @@ def _patch_hub(module: Any) -> None:
 
 def _patch_visualizer(module: Any) -> None:
     def add_datasample(
-        self: Any, name: str, image: Any, data_sample: Any = None, **kwargs: Any
+        self: Any,
+        name: str,
+        image: Any,
+        data_sample: Any = None,
+        **kwargs: Any,
     ) -> Any:
         if data_sample is None:
             data_sample = module.DataSample()

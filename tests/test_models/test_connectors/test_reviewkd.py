@@ -367,8 +367,7 @@ def test_warm_up_by_epoch():
 def test_on_a_mobilenet():
     """MobileNetV2 of 32 px under a ResNet-18, whose maps are larger."""
     from tests import tiny
-    from tests.loss_checks import train_step
-    from tests.loss_checks import classification_batch
+    from tests.loss_checks import classification_batch, train_step
 
     student, teacher = tiny.resnet(4), tiny.resnet(8)
     student.backbone = dict(type='MobileNetV2', widen_factor=0.25)

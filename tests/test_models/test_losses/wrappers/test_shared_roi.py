@@ -328,7 +328,9 @@ def test_module_recorder():
             pass
         assert recorder.get_record_data() is model[0]
         assert len(recorder.data_buffer) == 1
-    with pytest.raises(AssertionError, match=r'"2" is not in the model.*"source"'):
+    with pytest.raises(
+        AssertionError, match=r'"2" is not in the model.*"source"'
+    ):
         ModuleRecorder('2').initialize(model)
 
 
