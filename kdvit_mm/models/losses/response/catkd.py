@@ -35,9 +35,9 @@ class CATKDLoss(LogitLoss):
 
     Args:
         size (int): r, the regions of a side. Defaults to 2.
-        normalise (bool): Whether each map is divided by its norm. Without it
-            the paper takes a weight that is smaller by two orders of
-            magnitude. Defaults to True.
+        normalise (bool): Whether each map is divided by its norm. The weights
+            of the official CIFAR-100 configs are 0.7 to 15 without it, 15 to
+            600 with it. Defaults to True.
         binarise (bool): Whether the teacher's maps are replaced by where they
             are above the mean of their absolute values, as in an experiment
             of the paper. Defaults to False.

@@ -209,6 +209,8 @@ def test_errors():
         loss(logits, torch.randn(2, 4))
     with pytest.raises(ValueError, match='DKDLoss needs the class of each'):
         LogitStandardise(loss=dict(type='DKDLoss'))(logits, logits)
+    with pytest.raises(ValueError, match='put ScaleDecouple around LogitStan'):
+        LogitStandardise(loss=dict(type='ScaleDecouple', loss=KD))
 
 
 def test_plain_names_are_those_of_this_package():
