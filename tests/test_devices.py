@@ -175,6 +175,69 @@ def sskd() -> None:
     loss(*pair(16, 5), data['data_samples'], feats_s, feats_t)
 
 
+@case('KDLoss')
+def kd() -> None:
+    for shape in (3, 5), (2, 5, 6, 4):
+        build('KDLoss', tau=2)(*pair(*shape))
+
+
+@case('WSLDLoss', 'NKDLoss')
+def labelled() -> None:
+    for kind in ('WSLDLoss', 'NKDLoss'):
+        for device in (GPU, 'cpu'):
+            labels = torch.zeros(3, dtype=torch.long, device=device)
+            build(kind, tau=2)(*pair(3, 5), gt_labels=labels)
+
+
+@case('NormKDLoss')
+def normkd() -> None:
+    labels = torch.zeros(3, dtype=torch.long)
+    for kind in ('KDLoss', 'DKDLoss'):
+        build('NormKDLoss', loss=dict(type=kind))(*pair(3, 5), labels)
+
+
+@case('DTKDLoss', 'AnnealingKDLoss')
+def unlabelled() -> None:
+    for kind in ('DTKDLoss', 'AnnealingKDLoss'):
+        build(kind, tau=2)(*pair(3, 5))
+
+
+@case('MLLDLoss', 'LogitStandardise', 'TwoViewDataPreprocessor')
+def mlld() -> None:
+    from mmpretrain.structures import DataSample
+
+    images = [torch.zeros(2, 3, 8, 8, dtype=torch.uint8) for _ in range(2)]
+    labels = [DataSample().set_gt_label(label) for label in range(2)]
+    preprocessor = build('TwoViewDataPreprocessor', mean=[1.0], std=[2.0])
+    batch = preprocessor(dict(inputs=images, data_samples=labels), True)
+    assert batch['inputs'].device == GPU
+    views = batch['data_samples']
+    build('MLLDLoss')(*pair(4, 5), views)
+    for kind, given in (
+        ('KDLoss', None),
+        ('DKDLoss', torch.zeros(4, dtype=torch.long)),
+        ('MLLDLoss', views),
+    ):
+        loss = build('LogitStandardise', loss=dict(type=kind))
+        loss(*pair(4, 5), given)
+
+
+@case('CATKDLoss', 'ScaleDecouple')
+def class_maps() -> None:
+    student, teacher = (nn.Linear(n, 5).to(GPU) for n in (3, 4))
+    maps_of = maps(2, 3, 6, 5), maps(2, 4, 3, 3)
+    for options in ({}, dict(binarise=True, num_maps=2)):
+        build('CATKDLoss', **options)(*maps_of, student, teacher)
+    labels = torch.zeros(2, dtype=torch.long)
+    for released in (False, True):
+        loss = build(
+            'ScaleDecouple',
+            loss=dict(type='LogitStandardise', loss=dict(type='DKDLoss')),
+            released_rows=released,
+        )
+        loss(*maps_of, student, teacher, labels)
+
+
 @case('DeFeatLoss')
 def defeat() -> None:
     loss = build(

@@ -1,4 +1,4 @@
-"""All that networks and their distillation are made of."""
+"""Algorithms, distill losses, connectors, recorders, selectors and others."""
 
 from kdvit_mm.models import (
     algorithms,

@@ -67,7 +67,7 @@ def class_map(
     dtype = torch.promote_types(maps.dtype, torch.float32)
     with torch.autocast(maps.device.type, enabled=False):
         maps = maps.to(dtype)
-        if size is not None and maps.numel():
+        if size is not None:
             maps = F.adaptive_avg_pool2d(maps, size)
         bias = classifier.bias
         logits = F.linear(

@@ -51,9 +51,9 @@ def class_of_rows(
         raise ValueError(
             f'{loss_name}: data_samples must have a gt_label and no gt_score. '
             'Detection: map gt_labels to the classes of the proposals. Soft '
-            'labels: remove Mixup or CutMix, a row needs one class; or take '
-            'KDLoss, DISTLoss or LogitStandardise around one of them, which '
-            'need no labels.'
+            'labels: remove Mixup or CutMix, and to_onehot, since a row needs '
+            'one class; or take KDLoss, DISTLoss or LogitStandardise around '
+            'one of them, which need no labels.'
         )
     rows, classes = logits.shape
     if labels.shape != (rows,) or labels.is_floating_point():

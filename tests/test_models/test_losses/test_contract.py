@@ -36,6 +36,8 @@ MAPS = dict(
         stride=[8, 16, 32],
     ),
     freekd=dict(type='kdvit_mm.FreeKDLoss', channels=[CHANNELS] * 3),
+    kd=dict(type='kdvit_mm.KDLoss'),
+    lskd=dict(type='kdvit_mm.LogitStandardise', loss=dict(type='KDLoss')),
 )
 on_maps = pytest.mark.parametrize('name', MAPS)
 

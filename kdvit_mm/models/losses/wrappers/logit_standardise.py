@@ -36,6 +36,9 @@ class LogitStandardise(LogitLoss):
             ``dict(type='KDLoss', tau=2, loss_weight=9)``. A type without a
             scope is of this package.
         loss_weight (float): Weight of the loss. Defaults to 1.0.
+
+    Raises:
+        ValueError: If ``loss`` takes maps and classifiers.
     """
 
     takes_dims = (2, 4)
@@ -46,6 +49,12 @@ class LogitStandardise(LogitLoss):
         super().__init__(loss_weight)
         self.loss = MODELS.build({'_scope_': SCOPE, **loss})
         self.takes = signature(self.loss.forward).parameters.keys()
+        if 'fc_S' in self.takes:
+            raise ValueError(
+                f'LogitStandardise: {type(self.loss).__name__} takes maps '
+                'instead of logits. Set loss to a loss on logits, and put '
+                'ScaleDecouple around LogitStandardise.'
+            )
         if isinstance(self.loss, MLLDLoss):
             self.loss.prepare = standardise
 

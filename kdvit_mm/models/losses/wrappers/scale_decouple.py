@@ -88,7 +88,7 @@ class ScaleDecouple(LogitLoss):
                 'ScaleDecouple: regions have no weak and strong views, which '
                 'MLLDLoss compares. Set loss to a KDLoss, DKDLoss or NKDLoss.'
             )
-        self.scales = sorted(scales)
+        self.scales = sorted(set(scales))
         self.complementary_weight = complementary_weight
         self.released_rows = released_rows
         self.sums_rows = any(isinstance(part, DKDLoss) for part in inside)

@@ -130,6 +130,17 @@ def test_hard_input(options, dtype, shape, layout):
     )
 
 
+def test_no_images():
+    student = torch.zeros(0, 3, 4, 6, requires_grad=True)
+    fc_s, fc_t = nn.Linear(3, 4), nn.Linear(5, 4)
+    for options in ({}, dict(binarise=True, num_maps=2)):
+        loss = CATKDLoss(**options)(
+            student, torch.zeros(0, 5, 2, 8), fc_s, fc_t
+        )
+        loss.backward()
+        assert loss.item() == 0
+
+
 def test_errors():
     loss, maps = CATKDLoss(), torch.randn(2, 5, 4, 4)
     fc = nn.Linear(5, 3)
