@@ -89,6 +89,42 @@ def cwd() -> None:
         build('CWDLoss', tau=2, **options)(maps(2, 4, 6, 5), maps(2, 4, 7, 8))
 
 
+@case('ATLoss')
+def at() -> None:
+    for released in (True, False):
+        loss = build('ATLoss', p=3, released=released)
+        loss(maps(2, 4, 8, 8), maps(2, 3, 4, 4))
+
+
+@case('DSPPLoss')
+def dspp() -> None:
+    levels = [pair(2, 4, size, size) for size in (5, 8)]
+    build('DSPPLoss')(*zip(*levels, strict=True))
+
+
+@case('FSPLoss')
+def fsp() -> None:
+    levels = [pair(2, 4, size, size) for size in (8, 4)]
+    build('FSPLoss')(*zip(*levels, strict=True))
+
+
+@case('OFDLoss')
+def ofd() -> None:
+    norm = nn.BatchNorm2d(4).to(GPU)
+    build('OFDLoss')(maps(2, 4, 6, 5), maps(2, 4, 8, 8), norm)
+
+
+@case('RKDLoss')
+def rkd() -> None:
+    for options in (dict(l2_norm=True), dict(squared=True)):
+        build('RKDLoss', **options)(maps(4, 5), maps(4, 3, 2, 2))
+
+
+@case('SPLoss')
+def sp() -> None:
+    build('SPLoss')(maps(4, 5), maps(4, 3, 2, 2))
+
+
 @case('FeatureL2Loss')
 def feature_l2() -> None:
     build('FeatureL2Loss')(*pair(2, 4, 6, 5))

@@ -14,6 +14,7 @@ from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.models.task_modules.recorder.module_outputs_recorder import (
     ModuleOutputsRecorder,
 )
@@ -26,6 +27,8 @@ from kdvit_mm.compat.patches.intact_records import (
     guard_of,
     tensors_of,
 )
+from kdvit_mm.models.recorders.module import ModuleRecorder
+from kdvit_mm.models.recorders.module_tuple import ModuleTupleRecorder
 from kdvit_mm.models.utils.explain import explain_failure, missing_record
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.models.utils.samples import own_samples
@@ -422,7 +425,10 @@ class LeanTeacherDistill(SingleTeacherDistill):
         own = type(distiller).compute_distill_losses
         if own is not ConfigurableDistiller.compute_distill_losses:
             return None
-        wanted = dict.fromkeys(distiller.teacher_recorders.recorders, 1)
+        wanted = {
+            name: len(_sources(recorder))
+            for name, recorder in distiller.teacher_recorders.recorders.items()
+        }
         for mapping in distiller.loss_forward_mappings.values():
             for record in mapping.values():
                 if not record['from_student']:
@@ -435,9 +441,10 @@ class LeanTeacherDistill(SingleTeacherDistill):
         """Applies the options that need the teacher's final weights."""
         self._teacher_is_prepared = True
         recorded = [
-            recorder.source
+            source
             for recorder in self.distiller.teacher_recorders.recorders.values()
-            if isinstance(recorder, ModuleOutputsRecorder)
+            for source in _sources(recorder)
+            if isinstance(recorder, (ModuleOutputsRecorder, ModuleRecorder))
         ]
         if self.fold_batch_norm:
             # In full precision, or rounding would hide or feign a difference.
@@ -457,6 +464,8 @@ class LeanTeacherDistill(SingleTeacherDistill):
     def _relearn_overwriting(self) -> None:
         """Other operations may work in place now."""
         for recorder in self.distiller.teacher_recorders.recorders.values():
+            # Or the next forward would learn from what is in the buffer.
+            recorder.reset_data_buffer()
             guard_of(recorder, recorder.source).relearn()
         for delivery in self.distiller.deliveries.deliveries.values():
             delivery.data_queue.guard.relearn()
@@ -486,6 +495,13 @@ class LeanTeacherDistill(SingleTeacherDistill):
         if weights and self.teacher_in_checkpoint:
             self.teacher.load_state_dict(weights)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _sources(recorder: BaseRecorder) -> list[str]:
+    """The modules of a recorder, each of which gives a record at least."""
+    if isinstance(recorder, ModuleTupleRecorder):
+        return recorder.sources
+    return [recorder.source]
 
 
 def _in_plugin_scope(distiller: dict) -> dict:

@@ -101,13 +101,29 @@ class ReviewKDConnector(nn.Module):
 
     Each level is reduced to ``mid_channels``, fused with the deeper ones by a
     learned attention, and mapped to the teacher's channels. Feed it the whole
-    tuple: the recorder of ``preds_S`` on ``neck`` without ``data_idx``. The
-    loss is :class:`HCLLoss`.
+    tuple: in a detector the recorder of ``preds_S`` on ``neck`` without
+    ``data_idx``. The loss is :class:`HCLLoss`.
 
     Paper: Chen, Liu, Zhao, Jia, *Distilling Knowledge via Knowledge Review*,
     CVPR 2021, arXiv:2104.09044. Official code:
     https://github.com/dvlab-research/ReviewKD and, for classification,
     https://github.com/megvii-research/mdistiller.
+
+    A classifier has, beside the maps of its stages before their last ReLU
+    (the student's after it on CIFAR-100), its pooled features as the deepest
+    level, as a map of 1 × 1. :class:`ModuleTupleRecorder` hands them over
+    together, for both. Heights and widths of MobileNetV1 on ImageNet are
+    those of ResNet-50. Those of MobileNetV2 on CIFAR-100, and of R50::
+
+        in_channels=[12, 16, 48, 160, 1280], mid_channels=512,
+        out_channels=[256, 512, 1024, 2048, 2048],
+        out_sizes=[32, 16, 8, 4, 1]
+
+    Its weight grows from 0 over 20 epochs there (from 1/20 in mdistiller:
+    ``start_factor=0.05, end=19``)::
+
+        dict(type='kdvit_mm.DistillScheduleHook', schedules=[
+            dict(loss='loss_reviewkd', type='linear', start_factor=0, end=20)])
 
     The parameters are named as in the official detection code, whose
     ``abfs.0`` is the deepest level: its state dicts load as they are. Those
@@ -121,7 +137,9 @@ class ReviewKDConnector(nn.Module):
             order in which they come, shallow to deep.
         out_channels (Sequence[int]): Channels of the teacher's maps.
         mid_channels (int): Channels of the fused maps. The paper's: 256 for
-            detection, min(512, deepest in_channels) for classification.
+            detection and for MobileNetV1, min(512, deepest in_channels) for
+            other classifiers. mdistiller's config says 256 for MobileNetV1,
+            its code takes 512.
         out_sizes (Sequence[int | Sequence[int]] | None): Heights and widths
             of the teacher's maps (one number if square) where they are not
             the student's, as in mdistiller. A fused map is resized before
@@ -192,7 +210,9 @@ class ReviewKDConnector(nn.Module):
             raise ValueError(
                 'ReviewKDConnector takes the whole tuple of maps with '
                 f'in_channels={self.in_channels}, but got {got}. Record the '
-                'neck without data_idx and set in_channels to its channels.'
+                'neck without data_idx, or the stages of a classifier by '
+                "type='kdvit_mm.ModuleTuple', and set in_channels to its "
+                'channels.'
             )
         results: list[torch.Tensor] = []
         fused = None

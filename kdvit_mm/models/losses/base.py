@@ -125,8 +125,6 @@ class DistillLoss(nn.Module):
 
     def suggest_fix(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
         """Says what makes the two shapes equal."""
-        if self.equal_dims == 1:
-            return 'Record both for the same images.'
         line = connector_line(LOSS_NAME, student, teacher)
         if line:
             return f'Map the channels with a connector: {line}.'
@@ -209,7 +207,11 @@ class DistillLoss(nn.Module):
             raise ValueError(
                 f'{type(self).__name__}: preds_S has the shape '
                 f'{describe(student)} and preds_T {describe(teacher)}. '
-                + self.suggest_fix(student, teacher)
+                + (
+                    self.suggest_fix(student, teacher)
+                    if student.shape[:1] == teacher.shape[:1]
+                    else 'Record both for the same images, or proposals.'
+                )
             )
         if 0 < len(student) < self.min_images:
             raise ValueError(

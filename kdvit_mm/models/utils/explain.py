@@ -335,15 +335,20 @@ def explain_failure(
             inputs = collect_inputs(distiller, name, student, teacher)
         except ValueError as explained:
             return explained
+        loss = distiller.distill_losses[name]
         try:
-            distiller.distill_losses[name](**inputs)
+            loss(**inputs)
         except Exception as failure:
             shapes = ', '.join(f'{k} {describe(v)}' for k, v in inputs.items())
             message = (
-                f'distill loss "{name}" '
-                f'({type(distiller.distill_losses[name]).__name__}) failed '
-                f'on {shapes}: '
+                f'distill loss "{name}" ({type(loss).__name__}) failed on '
+                f'{shapes}: '
             )
+            if getattr(loss, 'equal_dims', None) == 1:
+                # Channels, or classes, may differ.
+                return ValueError(
+                    message + str(failure).replace(LOSS_NAME, name)
+                )
             advice = other_classes(distiller, name, inputs, student, teacher)
             if advice:
                 return ValueError(message + advice)

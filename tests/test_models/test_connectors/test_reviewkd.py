@@ -282,3 +282,120 @@ def test_distiller():
     loss.backward()
     assert model.student.neck.fpn_convs[0].conv.weight.grad.abs().sum() > 0
     assert all(p.grad is not None for p in abf.parameters())
+
+
+CLASSIFIERS = {
+    'mobilenetv1_resnet50': dict(
+        channels=[128, 256, 512, 1024, 1024],
+        sizes=[56, 28, 14, 7, 1],
+        out_channels=[256, 512, 1024, 2048, 2048],
+        out_sizes=None,
+        mid_channels=256,
+    ),
+    'mobilenetv2_resnet50': dict(
+        channels=[12, 16, 48, 160, 1280],
+        sizes=[16, 8, 4, 2, 1],
+        out_channels=[256, 512, 1024, 2048, 2048],
+        out_sizes=[32, 16, 8, 4, 1],
+        mid_channels=512,
+    ),
+    'mobilenetv2_vgg13': dict(
+        channels=[12, 16, 48, 160, 1280],
+        sizes=[16, 8, 4, 2, 1],
+        out_channels=[128, 256, 512, 512, 512],
+        out_sizes=[16, 8, 4, 4, 1],
+        mid_channels=512,
+    ),
+}
+
+
+@pytest.mark.parametrize('name', CLASSIFIERS)
+@pytest.mark.parametrize('batch', [1, 2])
+def test_classifiers_of_the_paper(name, batch):
+    """A quarter of their channels, at their sizes, the pooled level too."""
+    case = CLASSIFIERS[name]
+    torch.manual_seed(0)
+    connector = ReviewKDConnector(
+        [c // 4 for c in case['channels']],
+        [c // 4 for c in case['out_channels']],
+        case['mid_channels'] // 4,
+        case['out_sizes'],
+    )
+    student, teacher = (
+        [
+            torch.randn(batch, c // 4, size, size, requires_grad=True)
+            for c, size in zip(channels, sizes, strict=True)
+        ]
+        for channels, sizes in (
+            (case['channels'], case['sizes']),
+            (case['out_channels'], case['out_sizes'] or case['sizes']),
+        )
+    )
+    features = connector(student)
+    assert [x.shape for x in features] == [x.shape for x in teacher]
+    HCLLoss()(features, teacher).backward()
+    # What is fused reaches all levels; a norm of two values only their sign.
+    for x in student:
+        assert x.grad.isfinite().all() and x.grad.any()
+
+
+def test_warm_up_by_epoch():
+    from kdvit_mm.engine.hooks.distill_schedule_hook import linear
+
+    for epoch in range(50):
+        official = linear(epoch, 0, 20, start_factor=0)
+        assert official == pytest.approx(min(1, epoch / 20))
+        mdistiller = linear(epoch, 0, 19, start_factor=0.05)
+        assert mdistiller == pytest.approx(min(1, (epoch + 1) / 20))
+
+
+def test_on_a_mobilenet():
+    """MobileNetV2 of 32 px under a ResNet-18, whose maps are larger."""
+    from tests import tiny
+    from tests.loss_checks import train_step
+    from tests.test_models.test_losses.test_dkd import classification_batch
+
+    student, teacher = tiny.resnet(4), tiny.resnet(8)
+    student.backbone = dict(type='MobileNetV2', widen_factor=0.25)
+    student.head.in_channels = 1280
+    gap = [dict(source='neck.gap')]
+    parts = [
+        [dict(source=f'backbone.layer{i}') for i in (2, 3, 5, 7)] + gap,
+        [
+            dict(source=f'backbone.layer{i}.1.relu', inputs=True, record_idx=1)
+            for i in (1, 2, 3, 4)
+        ]
+        + gap,
+    ]
+    recorders = [
+        dict(stages=dict(type='kdvit_mm.ModuleTuple', parts=part))
+        for part in parts
+    ]
+    distiller = dict(
+        student_recorders=recorders[0],
+        teacher_recorders=recorders[1],
+        connectors=dict(
+            review=dict(
+                type='kdvit_mm.ReviewKDConnector',
+                in_channels=[8, 8, 24, 80, 1280],
+                out_channels=[8, 16, 32, 64, 64],
+                mid_channels=64,
+                out_sizes=[32, 16, 8, 4, 1],
+            )
+        ),
+        distill_losses=dict(loss_reviewkd=dict(type='kdvit_mm.HCLLoss')),
+        loss_forward_mappings=dict(
+            loss_reviewkd=dict(
+                preds_S=dict(
+                    recorder='stages', from_student=True, connector='review'
+                ),
+                preds_T=dict(recorder='stages', from_student=False),
+            )
+        ),
+    )
+    algorithm, losses = train_step(
+        student, teacher, distiller, classification_batch()
+    )
+    maps = algorithm.distiller.get_record('stages', True)
+    assert [x.size(-1) for x in maps] == [8, 4, 2, 1, 1]
+    assert losses['distill.loss_reviewkd'] > 0

@@ -21,6 +21,7 @@ FGD = dict(
     lambda_fgd=0.1,
 )
 MAPS = dict(
+    at=dict(type='kdvit_mm.ATLoss'),
     cwd=dict(type='kdvit_mm.CWDLoss'),
     pkd=dict(type='kdvit_mm.PKDLoss'),
     l2=dict(type='kdvit_mm.FeatureL2Loss'),
@@ -28,6 +29,7 @@ MAPS = dict(
     mgd=dict(type='kdvit_mm.MGDLoss', alpha_mgd=0.5),
     dist=dict(type='kdvit_mm.DISTLoss'),
     cirkd=dict(type='kdvit_mm.CIRKDMiniBatchLoss'),
+    sp=dict(type='kdvit_mm.SPLoss'),
     fgd=FGD,
     defeat=dict(
         type='kdvit_mm.DeFeatLoss',

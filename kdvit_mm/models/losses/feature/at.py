@@ -26,8 +26,8 @@ class ATLoss(DistillLoss):
     ICLR 2017, arXiv:1612.03928. Official code:
     https://github.com/szagoruyko/attention-transfer, for p = 2 and equal
     sizes. Others are from https://github.com/megvii-research/mdistiller,
-    which averages the higher map to a square and, in effect, drops the bars
-    around F: an odd p keeps signs there. A map that is 0 everywhere has no
+    which averages the higher map to a square, and takes the power of F
+    itself, so that an odd p keeps signs. A map that is 0 everywhere has no
     gradient here.
 
     mmrazor has a class of the same name: write ``type='kdvit_mm.ATLoss'``.

@@ -92,27 +92,41 @@ class DSPPLoss(DistillLoss):
     def _map_loss(
         self, student: torch.Tensor, teacher: torch.Tensor, decoupled: bool
     ) -> torch.Tensor:
-        averages = self._averages(teacher)
-        squares = (self._averages(student) - averages).square()
+        ours, theirs = (
+            unit_vectors(region_averages(maps, self.num_levels))
+            for maps in (student, teacher)
+        )
+        squares = (ours - theirs).square()
         if not decoupled:
             return _mean_length(squares)
-        largest = averages.topk(averages.size(1) // self.topk).indices
+        largest = theirs.topk(theirs.size(1) // self.topk).indices
         return self.max_weight * _mean_length(
             squares.gather(1, largest)
         ) + self.min_weight * _mean_length(squares.scatter(1, largest, 0))
 
-    def _averages(self, maps: torch.Tensor) -> torch.Tensor:
-        """Averages over all regions as unit vectors, of shape (N, n)."""
-        parts = []
-        for level in range(1, self.num_levels + 1):
-            kernel = [-(-size // level) for size in maps.shape[2:]]
-            padding = [
-                min((k * level - size + 1) // 2, k // 2)
-                for k, size in zip(kernel, maps.shape[2:], strict=True)
-            ]
-            # A stride is the kernel's size; the padding counts in the mean.
-            parts.append(F.avg_pool2d(maps, kernel, padding=padding))
-        return unit_vectors(torch.cat([x.flatten(1) for x in parts], 1))
+
+def region_averages(maps: torch.Tensor, num_levels: int) -> torch.Tensor:
+    """Averages maps over the regions of all levels.
+
+    Args:
+        maps (torch.Tensor): Maps of shape (N, C, H, W).
+        num_levels (int): Number of levels; level l has l × l regions.
+
+    Returns:
+        torch.Tensor: The averages of shape (N, n), levels one after another,
+        a level sorted by channel.
+    """
+    averages = []
+    for level in range(1, num_levels + 1):
+        kernel = [-(-size // level) for size in maps.shape[2:]]
+        padding = [
+            min((k * level - size + 1) // 2, k // 2)
+            for k, size in zip(kernel, maps.shape[2:], strict=True)
+        ]
+        # A stride is the kernel's size; the padding counts in the mean.
+        level_averages = F.avg_pool2d(maps, kernel, padding=padding)
+        averages.append(level_averages.flatten(1))
+    return torch.cat(averages, 1)
 
 
 def _mean_length(squares: torch.Tensor) -> torch.Tensor:

@@ -15,10 +15,12 @@ class FeatureL2Loss(DistillLoss):
     level, summed over levels.
 
     Romero et al., *FitNets: Hints for Thin Deep Nets*, ICLR 2015,
-    arXiv:1412.6550, there with half the weight. Equal to
-    https://github.com/megvii-research/mdistiller, whose regressor (conv +
-    BN + ReLU on the student) is mmrazor's ``ConvModuleConnector``. The
-    error on differing shapes gives the line for them, such as ::
+    arXiv:1412.6550, there with half the weight and as a stage before the
+    training. Equal to https://github.com/megvii-research/mdistiller, with
+    weight 100 on the middle stage, whose regressor (conv + BN + ReLU on the
+    student) is mmrazor's ``ConvModuleConnector``; that starts from mmcv's
+    Kaiming initialisation instead of PyTorch's. The error on differing
+    shapes gives the line for them, such as ::
 
         dict(type='ConvModuleConnector', in_channel=64, out_channel=256,
              kernel_size=3, stride=2, padding=1, bias=True,

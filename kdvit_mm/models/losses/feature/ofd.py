@@ -32,7 +32,9 @@ class OFDLoss(DistillLoss):
     by N outside of its loss. Where heights or widths differ the teacher's
     map is averaged to the student's, as in
     https://github.com/megvii-research/mdistiller. A γ of 0, a division by
-    zero there, is the limit of small ones here.
+    zero there, is the limit of small ones here. Both run the teacher in train
+    mode, on statistics of the batch; ``LeanTeacherDistill`` has it in eval
+    mode.
 
     One loss per stage. Margins are read from the teacher's batch norm each
     time, so there is nothing to initialise; in a ResNet of mmpretrain, whose
@@ -134,8 +136,8 @@ class OFDLoss(DistillLoss):
             teacher = F.adaptive_avg_pool2d(teacher, size)
         target = torch.maximum(teacher, margin)
         matters = (student > target) | (target > 0)
-        errors = torch.where(matters, student - target, 0)
-        return errors.square().sum() / len(student)
+        student = torch.where(matters, student, target)
+        return F.mse_loss(student, target, reduction='sum') / len(student)
 
     def suggest_fix(self, student: torch.Tensor, teacher: torch.Tensor) -> str:
         """Says what makes the two shapes equal."""
