@@ -99,25 +99,27 @@ class _RelationKL(torch.autograd.Function):
         pixels: int,
         tau: float,
     ) -> torch.Tensor:
+        rows_s, rows_t = rows_s / tau, rows_t / tau
         total = rows_s.new_zeros(())
         grad_rows = torch.empty_like(rows_s)
         grad_columns = torch.zeros_like(columns_s)
-        number = len(rows_s) * (len(columns_s) // pixels)
         height = max(1, BLOCK // len(columns_s))
         for start in range(0, len(rows_s), height):
             block = slice(start, start + height)
             log_s, log_t = (
-                (rows[block] @ columns.mT / tau)
+                (rows[block] @ columns.mT)
                 .unflatten(1, (-1, pixels))
                 .log_softmax(2)
                 for rows, columns in ((rows_s, columns_s), (rows_t, columns_t))
             )
-            p_t = log_t.exp()
-            total += (p_t * (log_t - log_s)).sum()
-            slope = (log_s.exp() - p_t).flatten(1) / (tau * number)
+            total += F.kl_div(log_s, log_t, reduction='sum', log_target=True)
+            slope = log_s.exp_().sub_(log_t.exp_()).flatten(1)
             grad_rows[block] = slope @ columns_s
             grad_columns += slope.mT @ rows_s[block]
-        ctx.save_for_backward(grad_rows, grad_columns)
+        number = len(rows_s) * (len(columns_s) // pixels)
+        ctx.save_for_backward(
+            grad_rows / (tau * number), grad_columns / number
+        )
         return total / number
 
     @staticmethod
