@@ -5,6 +5,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
+from kdvit_mm.visualization.pictures import plot_grid
 from tests.test_tools.test_inference import Case, run_tool
 from tests.test_tools.test_scripts import load
 
@@ -17,10 +18,21 @@ def cls(digits, tmp_path_factory) -> Case:
 
 
 @pytest.fixture
+def teacher(cls, tmp_path):
+    """A checkpoint of a teacher to which everything is of class 6."""
+    cfg = Config.fromfile(cls.config)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        model = MODELS.build(cfg.model.teacher)
+    torch.nn.init.constant_(model.head.fc.bias[6:7], 50)
+    path = tmp_path / 'teacher.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return path
+
+
+@pytest.fixture
 def drawn(monkeypatch):
     """What the tool hands over to be drawn."""
     pictures = []
-    plot_grid = load(TOOL).plot_grid
 
     def draw(rows, titles, file):
         pictures.append((rows, titles))
@@ -30,16 +42,12 @@ def drawn(monkeypatch):
     return pictures
 
 
-def test_shows_student_and_teacher(cls, drawn, tmp_path, capsys):
-    cfg = Config.fromfile(cls.config)
-    with DefaultScope.overwrite_default_scope(cfg.default_scope):
-        teacher = MODELS.build(cfg.model.teacher)
-    torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 'teacher.pth')
+def test_shows_student_and_teacher(cls, teacher, drawn, tmp_path, capsys):
     out = tmp_path / 'new' / 'cam.png'
     for checkpoint in (cls.checkpoint, cls.exported):
         run_tool(TOOL, cls.config, checkpoint, cls.image, cls.image,
                  '--label', 4, '--out', out, '--cfg-options',
-                 f'model.teacher_ckpt={tmp_path}/teacher.pth')  # fmt: skip
+                 f'model.teacher_ckpt={teacher}')  # fmt: skip
         *lines, file = capsys.readouterr().out.splitlines()[-3:]
         assert file == str(out) and mmcv.imread(file).ndim == 3
         assert lines[0] == lines[1]
@@ -55,12 +63,13 @@ def test_shows_student_and_teacher(cls, drawn, tmp_path, capsys):
         assert np.array_equal(one, other), 'the exported student is the same'
 
 
-def test_class_is_the_teachers_unless_given(cls, tmp_path, capsys):
-    out = tmp_path / 'cam.png'
-    run_tool(TOOL, cls.config, cls.checkpoint, cls.image, '--out', out)
+def test_class_is_the_teachers_unless_given(cls, teacher, tmp_path, capsys):
+    run_tool(TOOL, cls.config, cls.checkpoint, cls.image,
+             '--out', tmp_path / 'cam.png',
+             '--cfg-options', f'model.teacher_ckpt={teacher}')  # fmt: skip
     line = capsys.readouterr().out.splitlines()[-2]
-    teacher = float(line.rpartition(' ')[2])
-    assert teacher >= 0.1, 'the most likely of ten'
+    assert line.startswith(f'{cls.image}: class 6, student 0.')
+    assert line.endswith(', teacher 1.000')
 
 
 def refusal(*arguments: object) -> str:

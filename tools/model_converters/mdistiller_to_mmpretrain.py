@@ -194,10 +194,11 @@ def main() -> None:
     args = parse_args()
     loaded = _load_checkpoint(args.checkpoint, map_location='cpu')
     weights = loaded.get('model', loaded)
-    wrong = {
-        name: misfits(name, weights)
-        for name in ([args.arch] if args.arch else ARCHITECTURES)
-    }
+    wrong: dict[str, list[str]] = {}
+    for name in [args.arch] if args.arch else ARCHITECTURES:
+        wrong[name] = misfits(name, weights)
+        if not wrong[name]:
+            break
     name = min(wrong, key=lambda name: len(wrong[name]))
     if wrong[name]:
         sys.exit(
