@@ -148,7 +148,7 @@ def regrets(
     """What choices miss against the best set of each image.
 
     Args:
-        worth (torch.Tensor): Quality in deviations less price of each level,
+        worth (torch.Tensor): Quality in deviations minus price of each level,
             of shape (N, L).
         costs (torch.Tensor): Each level's share of the cost, of shape (L,).
         chosen (torch.Tensor): A selector's choice, booleans of shape (N, L).
