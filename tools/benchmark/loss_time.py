@@ -267,7 +267,7 @@ def roi_head() -> Any:
 
 
 def head_rows(inputs: Inputs) -> dict[str, Row]:
-    """Losses on what heads put out, and mmrazor's."""
+    """Losses on the outputs of heads, and mmrazor's."""
     build, logits, labels = inputs.build, inputs.logits, inputs.labels
     scores = inputs.pair(partial(inputs.maps, CLASSES))
     dist, their_dist = build('DISTLoss'), build('mmrazor.DISTLoss')

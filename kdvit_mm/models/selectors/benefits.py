@@ -63,7 +63,7 @@ def find_selected_loss(algorithm: nn.Module) -> SelectedLevelsLoss:
 
 @contextmanager
 def undisturbed(algorithm: nn.Module) -> Iterator[None]:
-    """Runs a model without a trace in statistics and random streams.
+    """Runs a model without leaving a trace in statistics and random streams.
 
     Args:
         algorithm (nn.Module): The model; in eval mode inside.

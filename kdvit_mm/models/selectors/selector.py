@@ -24,7 +24,7 @@ class Selection:
         levels (torch.Tensor): The chosen pairs of image and level, booleans
             of shape (N, L).
         weights (torch.Tensor): What the losses of the pairs are multiplied
-            by, of shape (N, L): 1 on the chosen ones and 0 elsewhere, save
+            by, of shape (N, L): 1 on the chosen ones and 0 elsewhere, except
             for :class:`GatedLevels`.
         probabilities (torch.Tensor): Probability with which each level was
             chosen, of shape (N, L). Of decisions in steps it is that at the
