@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-weight',
         action='store_true',
-        help='set each loss_weight such that the gradient of the loss is as '
+        help='set each loss_weight so that the gradient of the loss is as '
         "long as the task's at the start",
     )
     parser.add_argument(

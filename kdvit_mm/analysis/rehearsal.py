@@ -61,7 +61,7 @@ class Rehearsal(Runner):
         super().__init__(**kwargs)
 
     def _log_env(self, env_cfg: dict) -> None:
-        """Collecting the environment takes seconds, and nobody reads it."""
+        """Collecting the environment takes seconds, and is not shown."""
 
     def dump_config(self) -> None:
         """Nothing is written."""

@@ -287,7 +287,7 @@ class _Maker:
             f'/distillers/{self.base}.py, fitted to the two.',
             ('custom_imports',): 'Registers what is named kdvit_mm.…',
             ('custom_hooks',): 'Warns while training of a loss that does '
-            'nothing or drowns the task.',
+            'nothing or dominates the task.',
             ('work_dir',): 'Not this folder: the runner would overwrite this '
             'file.',
         }

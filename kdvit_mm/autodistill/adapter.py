@@ -110,7 +110,7 @@ class PairAdapter:
                 if record['recorder'] == name and index is not None:
                     record['data_idx'] = index
             self.comments[(f'{side}_recorders', name)] = (
-                f'In place of "{source}", which {probe.kind} has not.'
+                f'In place of "{source}", which {probe.kind} lacks.'
             )
 
     def _output(self, side: str, record: Mapping[str, Any]) -> Any:

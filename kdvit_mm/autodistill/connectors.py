@@ -36,7 +36,7 @@ def make_connectors(
         raise ConfigError(
             f'The student is recorded with the shape {students[0]} and the '
             f'teacher with {teachers[0]}. No connector maps them to each '
-            'other: take models of a kind, or another method.'
+            'other: take models of one kind, or another method.'
         )
     if len(students[0]) != 4:
         return [

@@ -30,7 +30,7 @@ from kdvit_mm.engine.stages import read
 def time_in_turn(
     steps: Mapping[str, Callable[[], None]], rounds: int, device: str
 ) -> dict[str, list[float]]:
-    """Times every step once a round.
+    """Times every step once per round.
 
     Whatever else the machine does so hits all of them.
 

@@ -22,7 +22,7 @@ class DigitClassification(CustomDataset):
         """Load the annotations of a whole data set.
 
         Returns:
-            list[dict]: One entry an image.
+            list[dict]: One entry per image.
 
         Raises:
             FileNotFoundError: If the data set is missing or unfinished.

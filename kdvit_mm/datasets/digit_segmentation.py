@@ -25,7 +25,7 @@ class DigitSegmentation(BaseSegDataset):
         """Load the annotations of a whole data set.
 
         Returns:
-            list[dict]: One entry an image.
+            list[dict]: One entry per image.
 
         Raises:
             FileNotFoundError: If the data set is missing or unfinished.

@@ -65,7 +65,7 @@ def read_decisions(work_dir: str | Path) -> list[Decision]:
         work_dir (str | Path): The work directory of a run.
 
     Returns:
-        list[dict]: One decision an image and iteration, oldest first. Those
+        list[dict]: One decision per image and iteration, oldest first. Those
         of iterations that a resumed run repeated are its own; a last line
         that is not whole is left out.
 
@@ -330,7 +330,7 @@ def operation(
 
 
 def plot_frontier(operations: Sequence[Operation]) -> Figure:
-    """Draws quality over cost, a point a run.
+    """Draws quality over cost, one point per run.
 
     Args:
         operations (Sequence[Operation]): The runs.
@@ -377,7 +377,7 @@ def plot_image(
         image (np.ndarray): RGB image of shape (H, W, 3).
         boxes (np.ndarray): Corners of its objects, of shape (n, 4).
         maps (Mapping[str, Sequence[np.ndarray]]): By name of the model a map
-            of shape (h, w) a level.
+            of shape (h, w) per level.
         chosen (Sequence[bool]): Whether each level was chosen.
         notes (Sequence[str]): What to write above each level.
 

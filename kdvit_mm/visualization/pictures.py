@@ -45,7 +45,7 @@ def draw_sample(
 def plot_grid(
     rows: list[list[np.ndarray]], titles: list[str], file: str | Path
 ) -> None:
-    """Writes pictures side by side, one row an image.
+    """Writes pictures side by side, one row per image.
 
     Args:
         rows (list[list[np.ndarray]]): RGB images of shape (H, W, 3).

@@ -92,7 +92,7 @@ def parse_args() -> argparse.Namespace:
         '--size', type=int, nargs=2, default=[800, 1344],
         help='height and width of an image in pixels',
     )  # fmt: skip
-    parser.add_argument('--boxes', type=int, default=30, help='of an image')
+    parser.add_argument('--boxes', type=int, default=30, help='per image')
     parser.add_argument('--device', default='cpu')
     parser.add_argument(
         '--dtype', default='float32',
@@ -132,7 +132,7 @@ class Inputs:
         return torch.randn(shape).to(self.like)
 
     def maps(self, channels: int) -> list[torch.Tensor]:
-        """One map a level, each of shape (2, channels, H, W)."""
+        """One map per level, each of shape (2, channels, H, W)."""
         return [self.draw(BATCH, channels, *shape) for shape in self.shapes]
 
     def pair(self, make: Callable[[], Any]) -> tuple[Any, Any]:
@@ -267,7 +267,7 @@ def roi_head() -> Any:
 
 
 def head_rows(inputs: Inputs) -> dict[str, Row]:
-    """Losses on what heads put out, and mmrazor's."""
+    """Losses on the outputs of heads, and mmrazor's."""
     build, logits, labels = inputs.build, inputs.logits, inputs.labels
     scores = inputs.pair(partial(inputs.maps, CLASSES))
     dist, their_dist = build('DISTLoss'), build('mmrazor.DISTLoss')
@@ -391,7 +391,7 @@ def passes(row: Row) -> float:
 
 
 def measure(rows: dict[str, Row], args: argparse.Namespace) -> PrettyTable:
-    """Times all rows round by round, short ones several times a round."""
+    """Times all rows round by round, short ones several times per round."""
 
     def clock(row: Row, repeats: int) -> float:
         start = time.perf_counter()
@@ -459,7 +459,7 @@ def main() -> None:
     print(
         f'torch {torch.__version__}, {args.threads} threads, {args.device}, '
         f'{args.dtype}, batch {BATCH} of {height} x {width}, '
-        f'{args.boxes} boxes an image, {args.rounds} rounds'
+        f'{args.boxes} boxes per image, {args.rounds} rounds'
     )
     print(table)
 

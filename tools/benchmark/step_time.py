@@ -179,7 +179,7 @@ def distillation(kind: str, device: str, **options: Any) -> BaseModel:
 
 
 def build_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
-    """One function a row, each making a whole training step."""
+    """One function per row, each making a whole training step."""
     student, teacher = build_pair(args)
     batch = make_batch(args.batch, args.size, args.device)
 

@@ -142,7 +142,7 @@ def variance_components(quality: torch.Tensor) -> Components:
     of_means = torch.cov(means.T) / len(means)
     level = means.mean(0).var(unbiased=False)
     components = {
-        # Less what the levels' means scatter by chance.
+        # Minus what the levels' means scatter by chance.
         'level': level - of_means.diagonal().mean() + of_means.mean(),
         'image': signal.mean(),
         'interaction': signal.diagonal().mean() - signal.mean(),
@@ -207,7 +207,7 @@ def find_headroom(
 def worth_of(
     quality: torch.Tensor, costs: torch.Tensor, lambda_cost: float
 ) -> torch.Tensor:
-    """Quality in deviations, less its price, with shape (n, R, L)."""
+    """Quality in deviations, minus its price, with shape (n, R, L)."""
     return quality / deviation(quality) - lambda_cost * costs
 
 

@@ -69,7 +69,7 @@ def _patch_wrap_model(runner_class: Any) -> None:
         self: Any, model_wrapper_cfg: dict | None, model: Any
     ) -> Any:
         if self.distributed and model_wrapper_cfg is None:
-            # What Runner.wrap_model does by default, less the device.
+            # What Runner.wrap_model does by default, without the device.
             model_wrapper_cfg = {
                 'type': 'MMDistributedDataParallel',
                 'broadcast_buffers': False,

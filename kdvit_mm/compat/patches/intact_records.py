@@ -2,17 +2,17 @@
 
 Breaks: ``out += identity``, in-place activations and any other in-place
 operation overwrite a record after it was taken, so that a distill loss
-compares other maps than its config names, without a word. Inputs are recorded
+compares other maps than its config names, silently. Inputs are recorded
 after the call, when the call may have overwritten them.
 Since: mmrazor 0.1. Upstream: ``BaseRecorder`` and ``DistillDelivery`` at
 1.0.0 keep the tensors themselves.
 Can go: when mmrazor copies what is overwritten.
 
 In its first forward every recorder keeps copies, too, and notes the versions
-of the tensors. Afterwards only what was overwritten is copied, so that nothing
-is paid where nothing is overwritten. A record that is overwritten later on is
-noticed when it is read: :class:`OverwrittenRecord` is raised, and copies are
-kept from then on. Deliveries are treated alike.
+of the tensors. Afterwards only what was overwritten is copied, so that it
+costs nothing where nothing is overwritten. A record that is overwritten later
+on is noticed when it is read: :class:`OverwrittenRecord` is raised, and copies
+are kept from then on. Deliveries are treated alike.
 """
 
 import copy

@@ -37,7 +37,7 @@ def prepare(module: ModuleType) -> None:
 
 
 def apply(module: ModuleType) -> None:
-    """Smooths out where mmpretrain differs from mmcls."""
+    """Adapts what differs between mmpretrain and mmcls."""
     if hasattr(module, 'DartsSubnetClsHead'):
         module.DartsSubnetClsHead._get_aux_loss = _get_aux_loss
     if hasattr(module, 'SearchableImageClassifier'):

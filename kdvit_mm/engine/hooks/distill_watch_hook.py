@@ -31,7 +31,7 @@ TOO_LARGE = 100.0
 
 @HOOKS.register_module()
 class DistillWatchHook(Hook):
-    """Warns once when a distill loss does nothing or drowns the task.
+    """Warns once when a distill loss does nothing or dominates the task.
 
     It warns when a loss
 
@@ -240,7 +240,7 @@ class DistillWatchHook(Hook):
             )
         self._warn(
             name,
-            f'{name} drowns the task: its gradient at the student is '
+            f'{name} dominates the task: its gradient at the student is '
             f"{ratio:.3g} times as long as the task loss's (median of "
             f'{len(ratios)} measurements). {advice}',
         )

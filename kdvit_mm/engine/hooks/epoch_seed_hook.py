@@ -24,7 +24,7 @@ class EpochSeedHook(Hook):
     passed batches again when it resumes.
 
     Workers of a data loader are seeded by mmengine when they start; with
-    ``persistent_workers=True`` that is once a run, and augmentation inside
+    ``persistent_workers=True`` that is once per run, and augmentation inside
     them differs after a resume.
     """
 

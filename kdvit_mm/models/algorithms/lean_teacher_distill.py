@@ -1,4 +1,4 @@
-"""Distillation from a frozen teacher that does no work in vain."""
+"""Distillation from a frozen teacher that computes only what is compared."""
 
 import copy
 from collections.abc import Callable, Sequence

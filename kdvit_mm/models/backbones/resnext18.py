@@ -16,7 +16,7 @@ class ResNeXt18(ResNeXt):
     paper's blocks in the stages (2, 2, 2, 2) of ResNet-18. A block is a 1×1
     convolution to w channels, a 3×3 convolution in 32 groups and a 1×1
     convolution to 2 w channels, each with batch norm, around a shortcut; w is
-    128, 256, 512 and 1024 in the four stages, 4 to 32 channels a group. The
+    128, 256, 512 and 1024 in the four stages, 4 to 32 channels per group. The
     maps have 256, 512, 1024 and 2048 channels at strides 4, 8, 16 and 32, as
     those of ResNet-50. Counted by convolutions on the longest path it is 26
     layers deep, which is why pytorchcv calls the same network ResNeXt-26.

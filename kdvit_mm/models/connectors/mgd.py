@@ -69,7 +69,8 @@ class MGDGenerator(BaseConnector):
             torch.Tensor: The generated map, of shape (N, C_T, H, W).
 
         Raises:
-            ValueError: If the map has not ``student_channels`` channels.
+            ValueError: If the map does not have ``student_channels``
+                channels.
         """
         if feature.size(1) != self.student_channels:
             raise ValueError(

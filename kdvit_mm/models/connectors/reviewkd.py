@@ -10,7 +10,7 @@ from kdvit_mm.registry import MODELS
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """Batch norm that also takes a single value a channel in training.
+    """Batch norm that also takes a single value per channel in training.
 
     One image with a 1 × 1 map has no batch statistics; the official code
     raises there, this normalises with the running ones.
@@ -165,7 +165,7 @@ class ReviewKDConnector(nn.Module):
             ]
         if not len(in_channels) == len(out_channels) == len(sizes) > 0:
             raise ValueError(
-                'ReviewKDConnector needs one entry a level in in_channels, '
+                'ReviewKDConnector needs one entry per level in in_channels, '
                 'out_channels and, if given, out_sizes, but got '
                 f'{list(in_channels)}, {list(out_channels)} and {out_sizes}.'
             )

@@ -34,7 +34,8 @@ class FPNLevelSelectionRecorder(ModuleOutputsRecorder):
     takes the decision and applies it to both.
 
     Args:
-        source (str): Name of the neck, a module that returns one map a level.
+        source (str): Name of the neck, a module that returns one map per
+            level.
         levels (Sequence[int] | None): Indices of the candidate levels in what
             the neck returns, 0 being the finest. Defaults to None, all.
     """

@@ -63,7 +63,7 @@ def find_selected_loss(algorithm: nn.Module) -> SelectedLevelsLoss:
 
 @contextmanager
 def undisturbed(algorithm: nn.Module) -> Iterator[None]:
-    """Runs a model without a trace in statistics and random streams.
+    """Runs a model without leaving a trace in statistics and random streams.
 
     Args:
         algorithm (nn.Module): The model; in eval mode inside.
@@ -148,7 +148,7 @@ def regrets(
     """What choices miss against the best set of each image.
 
     Args:
-        worth (torch.Tensor): Quality in deviations less price of each level,
+        worth (torch.Tensor): Quality in deviations minus price of each level,
             of shape (N, L).
         costs (torch.Tensor): Each level's share of the cost, of shape (L,).
         chosen (torch.Tensor): A selector's choice, booleans of shape (N, L).

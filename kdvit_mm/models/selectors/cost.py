@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 class _ElementCounter(TorchDispatchMode):
-    """Counts an operation an element where torch's counter counts none."""
+    """Counts one operation per element where torch's counter counts none."""
 
     def __init__(self, counted: Any) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def count_operations(function: Callable[[], Any]) -> int:
     """Floating point operations of a function, without those backward.
 
     Matrix products and convolutions are counted by torch's FLOP counter, two
-    a multiply-add. It takes all else for free, which is all there is in most
+    per multiply-add. It counts nothing else, which is all there is in most
     distill losses: these operations count one for each element of their
     largest tensor.
 

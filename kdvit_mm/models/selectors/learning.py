@@ -268,10 +268,10 @@ def mlp(
 def above_price(worth: torch.Tensor) -> torch.Tensor:
     """Levels that are worth more than 0, or else the best one.
 
-    As worth adds up, this is the set that is worth most, but for the empty.
+    As worth adds up, this is the set that is worth most, except the empty one.
 
     Args:
-        worth (torch.Tensor): Quality less price, of shape (..., L).
+        worth (torch.Tensor): Quality minus price, of shape (..., L).
 
     Returns:
         torch.Tensor: Booleans of the same shape.

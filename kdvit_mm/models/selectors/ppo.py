@@ -25,7 +25,7 @@ class PPOLevels(LearningSelector):
 
     In each step of a ``sequential`` episode the policy takes one of the
     levels not taken yet, or stops, which it cannot do before it has one. A
-    ``joint`` policy decides once, with one Bernoulli a level, given that
+    ``joint`` policy decides once, with one Bernoulli per level, given that
     there is at least one level: :math:`P(S) \propto \exp \sum_{i \in S} l_i`
     of the network's outputs l. The reward of a step is
     :math:`\sum_i (q_i / \sigma - \lambda c_i)` over the levels it takes, q
@@ -47,19 +47,19 @@ class PPOLevels(LearningSelector):
         action (str): ``'sequential'`` or ``'joint'``. Defaults to
             'sequential'.
         algorithm (str): ``'ppo'``, or ``'reinforce'``: one step on the whole
-            buffer with the return less its running mean for an advantage, no
+            buffer with the return minus its running mean as advantage, no
             ratio and no critic. Defaults to 'ppo'.
         hidden (int): Width of the two hidden layers of policy and critic.
             Defaults to 64.
         clip (float): How far the ratio of probabilities may be from 1 before
             its gradient ends. Defaults to 0.2.
-        epochs (int): Passes over the buffer an update. Defaults to 4.
+        epochs (int): Passes over the buffer per update. Defaults to 4.
         minibatch (int): Transitions of a step. Defaults to 64.
         gamma (float): Discount of later rewards. What a level is worth does
             not depend on the others taken, so 0 has the same best policy,
             and keeps the noise of later levels out of a level's advantage.
             Defaults to 1.0.
-        gae_lambda (float): λ of the advantage estimate; 1 is the return less
+        gae_lambda (float): λ of the advantage estimate; 1 is the return minus
             the value, 0 the temporal difference. Defaults to 0.95.
         value_weight (float): Weight of the critic's squared error. Defaults
             to 0.5.
@@ -78,7 +78,7 @@ class PPOLevels(LearningSelector):
         init_cfg (dict | None): As in :class:`LevelSelector`. Defaults to
             None.
         remembers (bool): Whether the state has what the levels of the image
-            were worth so far, less their price, and the policy starts from
+            were worth so far, minus their price, and the policy starts from
             it: a deviation is worth :data:`TRUST` in log-odds. Defaults to
             False.
 
@@ -233,8 +233,8 @@ class PPOLevels(LearningSelector):
 
         Returns:
             torch.Tensor: Shape (n, A), minus infinity where an action is not
-            allowed. A sequential policy has an action a level and STOP; the
-            actions of a joint one are the sets of levels of
+            allowed. A sequential policy has an action per level and STOP;
+            the actions of a joint one are the sets of levels of
             :func:`nonempty_sets`.
         """
         logits = self.actor(inputs)

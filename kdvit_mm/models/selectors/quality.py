@@ -175,7 +175,7 @@ class InfluenceQuality(AlignedQuality):
             convolution, such as ``'neck.fpn_convs.0.conv'``.
 
     Raises:
-        ValueError: If there is not one name a level.
+        ValueError: If there is not one name per level.
     """
 
     def __init__(self, num_levels: int, convs: Sequence[str]) -> None:
@@ -183,7 +183,7 @@ class InfluenceQuality(AlignedQuality):
         if len(convs) != num_levels:
             raise ValueError(
                 f'InfluenceQuality: convs has {len(convs)} names for '
-                f'num_levels={num_levels}. Name one convolution a level.'
+                f'num_levels={num_levels}. Name one convolution per level.'
             )
         self.names = list(convs)
         # Their sizes are known with the student.
@@ -262,7 +262,7 @@ class MeasuredQuality(AlignedQuality):
     (before - after) / before, with the image's task loss and its distill loss
     on all levels before and after the optimiser's step, is shared out evenly
     among the levels chosen for it. Taken every ``probe_interval`` iterations
-    by the hook, with two forwards of the student an image. Noisy: the whole
+    by the hook, with two forwards of the student per image. Noisy: the whole
     batch makes the step. It is there to check :class:`AlignedQuality`.
 
     Args:

@@ -39,9 +39,8 @@ class RegressedLevels(LearningSelector):
         hidden (int): Width of the two hidden layers. Defaults to 64.
         lr (float): Learning rate of AdamW. Defaults to 1e-3.
         weight_decay (float): Weight decay of AdamW. Where quality is mostly
-            noise, much less of it learns the images by heart. Defaults to
-            1.0.
-        epochs (int): Passes over the window an update. Defaults to 1.
+            noise, a much smaller one overfits to the images. Defaults to 1.0.
+        epochs (int): Passes over the window per update. Defaults to 1.
         minibatch (int): Images of a step. Defaults to 64.
         window (int): Number of last images that are learned from. Defaults
             to 8192.

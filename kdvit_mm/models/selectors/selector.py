@@ -24,7 +24,7 @@ class Selection:
         levels (torch.Tensor): The chosen pairs of image and level, booleans
             of shape (N, L).
         weights (torch.Tensor): What the losses of the pairs are multiplied
-            by, of shape (N, L): 1 on the chosen ones and 0 elsewhere, save
+            by, of shape (N, L): 1 on the chosen ones and 0 elsewhere, except
             for :class:`GatedLevels`.
         probabilities (torch.Tensor): Probability with which each level was
             chosen, of shape (N, L). Of decisions in steps it is that at the
@@ -73,7 +73,7 @@ class LevelSelector(BaseModule):
     counter in the state dict: they are the same on any device and after a
     resume, others on each rank, and leave the global streams alone. In eval
     mode nothing is kept or counted, and what learns does not explore: it
-    takes what it holds for best.
+    takes what it considers best.
 
     Args:
         num_levels (int): Number of pyramid levels, L.
@@ -137,7 +137,7 @@ class LevelSelector(BaseModule):
 
         Args:
             preds_S (Sequence[torch.Tensor]): The student's pyramid, a map of
-                shape (N, C, H, W) a level.
+                shape (N, C, H, W) per level.
             preds_T (Sequence[torch.Tensor]): The teacher's, of any channels
                 and sizes.
             costs (torch.Tensor): Each level's share of the cost of all
@@ -151,7 +151,7 @@ class LevelSelector(BaseModule):
 
         Raises:
             ValueError: If a pyramid is not ``num_levels`` maps of N images,
-                or there is not a cost a level.
+                or there is not one cost per level.
         """
         self._check_pyramid('student', preds_S, len(preds_S[0]))
         self._check_pyramid('teacher', preds_T, len(preds_S[0]))

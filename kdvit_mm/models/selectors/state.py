@@ -36,7 +36,7 @@ def level_statistics(
 
     Args:
         preds_S (Sequence[torch.Tensor]): The student's pyramid, a map of
-            shape (N, C, H, W) a level.
+            shape (N, C, H, W) per level.
         preds_T (Sequence[torch.Tensor]): The teacher's, of any channels and
             sizes.
 

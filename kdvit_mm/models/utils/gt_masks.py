@@ -165,7 +165,7 @@ def level_mask(
         boxes (torch.Tensor): Of shape (N, B, 4), x1, y1, x2, y2 in pixels.
         is_box (torch.Tensor): Of shape (N, B), False for padding.
         shape (tuple[int, int]): Height and width of the map, H and W.
-        stride (int): Pixels a cell.
+        stride (int): Pixels per cell.
         level (int): The map's index in the pyramid, from 0.
         num_levels (int): Number of levels in the pyramid.
 

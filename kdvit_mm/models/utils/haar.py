@@ -56,7 +56,7 @@ def haar_idwt(
     Args:
         low (torch.Tensor): The low band with shape (..., h, w).
         details (Sequence[torch.Tensor]): Detail bands with shape
-            (..., 3, h, w) a level, finest first.
+            (..., 3, h, w) per level, finest first.
         size (Sequence[int] | None): Height and width of the result, which
             cut off the padding of odd maps. Defaults to None, the even size
             that the bands make.

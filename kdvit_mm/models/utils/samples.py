@@ -6,7 +6,7 @@ from mmengine.structures import BaseDataElement
 
 
 def own_samples(samples: Any) -> Any:
-    """Copies samples such that setting a field reaches nobody else.
+    """Copies samples so that setting a field does not change the originals.
 
     RTMDet-Ins, for example, replaces the masks of the ground truth by tensors
     of its own while it computes its losses. Tensors are shared.

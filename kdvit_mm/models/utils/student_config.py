@@ -84,7 +84,7 @@ def _name_loading(cfg: Config) -> None:
 
 
 def plain_text(cfg: Config) -> str:
-    """Writes a plain config such that no kdvit_mm is needed to read it.
+    """Writes a plain config that can be read without kdvit_mm.
 
     Args:
         cfg (Config): The config.

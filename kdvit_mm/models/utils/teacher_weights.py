@@ -115,7 +115,7 @@ def fold_batch_norm(model: nn.Module, recorded: Iterable[str]) -> None:
     """Folds batch norms into the convolutions before them, in place.
 
     Activations of the folded parts work in place too, which mmrazor forbids
-    for fear of overwriting a record. Left alone are blocks with a recorded
+    so that no record is overwritten. Left alone are blocks with a recorded
     convolution or norm inside, since its output would change, and
     convolutions that several norms share.
 

@@ -189,7 +189,7 @@ def test_channels_differ_from_what_a_key_says(kind):
 
 
 @pytest.mark.parametrize(
-    ('loss', 'connector', 'mend'),
+    ('loss', 'connector', 'fix'),
     [
         (
             dict(type='kdvit_mm.MGDLoss', alpha_mgd=2e-5),
@@ -224,10 +224,10 @@ def test_channels_differ_from_what_a_key_says(kind):
     ],
     ids=['mgd', 'reviewkd in', 'reviewkd out'],
 )
-def test_connectors_of_other_channels(kind, loss, connector, mend):
+def test_connectors_of_other_channels(kind, loss, connector, fix):
     level = None if loss['type'] == 'HCLLoss' else 0
     config = distiller(loss, level=level, connector=connector, samples=False)
-    with pytest.raises(ValueError, match=mend):
+    with pytest.raises(ValueError, match=fix):
         step(kind, config)
 
 

@@ -18,10 +18,11 @@ class PKDLoss(DistillLoss):
 
     Cao et al., *PKD: General Distillation Framework for Object Detectors via
     Pearson Correlation Coefficient*, NeurIPS 2022, arXiv:2207.02039. The
-    authors' code is mmrazor's ``PKDLoss``. Equal to it, save that maps which
-    differ in width alone are resized too, where it raises an error, and that
-    a single value per channel (one image, a 1×1 map), whose correlation is not
-    defined, gives 0 in place of NaN. Statistics are those of a GPU's batch.
+    authors' code is mmrazor's ``PKDLoss``. Equal to it, except that maps
+    which differ in width alone are resized too, where it raises an error, and
+    that a single value per channel (one image, a 1×1 map), whose correlation
+    is not defined, gives 0 in place of NaN. Statistics are those of a GPU's
+    batch.
 
     Args:
         loss_weight (float): Weight of the loss. Defaults to 1.0.

@@ -44,7 +44,7 @@ class LDLoss(DistillLoss):
     Zheng et al., *Localization Distillation for Dense Object Detection*,
     CVPR 2022, arXiv:2102.12252. Official code:
     https://github.com/HikariTJU/LD. Equal to its terms loss_ld, loss_ld_vlr
-    and loss_kd with ``allowed_border=-1`` and ``pos_weight=-1``, save that
+    and loss_kd with ``allowed_border=-1`` and ``pos_weight=-1``, except that
     images without boxes are taken, on which it fails. Its optional feature
     imitation is not part of LD. Statistics are those of a GPU's batch.
 

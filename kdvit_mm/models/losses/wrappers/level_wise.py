@@ -162,7 +162,7 @@ class LevelWise(DistillLoss):
                 maps.
 
         Raises:
-            ValueError: If one has not ``num_levels`` maps.
+            ValueError: If one does not have ``num_levels`` maps.
         """
         for name, pyramid in zip(
             ('preds_S', 'preds_T'), pyramids, strict=True

@@ -134,7 +134,7 @@ class SelectedLevelsLoss(LevelWise):
             torch.Tensor: The loss, a scalar.
 
         Raises:
-            ValueError: If a pyramid has not ``num_levels`` levels.
+            ValueError: If a pyramid does not have ``num_levels`` levels.
         """
         self.check_pyramids(preds_S, preds_T)
         costs = self.level_costs(preds_S, preds_T, data_samples)

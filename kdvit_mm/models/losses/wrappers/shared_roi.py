@@ -118,7 +118,7 @@ def teacher_logits(
     if extractor is None or isinstance(extractor, nn.ModuleList):
         raise ValueError(
             'SharedRoILoss: roi_head_T is a '
-            f'{type(roi_head).__name__}, which has not one bbox_roi_extractor '
+            f'{type(roi_head).__name__}, which lacks one bbox_roi_extractor '
             "and one bbox_head. Set source='roi_head' in the "
             'teacher_recorders and model.teacher to a two-stage detector with '
             'a StandardRoIHead, such as Faster R-CNN; the stages of a cascade '

@@ -79,8 +79,8 @@ def test_error_names_the_regressor(size, line):
         return
     keys = str(error.value).partition("ConvModuleConnector', ")[2]
     keys = keys.partition(')) and')[0]
-    mended = ConvModuleConnector(**eval(f'dict({keys})'))(student)
-    assert FeatureL2Loss()(mended, teacher) > 0
+    connected = ConvModuleConnector(**eval(f'dict({keys})'))(student)
+    assert FeatureL2Loss()(connected, teacher) > 0
 
 
 def test_errors():
