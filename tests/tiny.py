@@ -387,7 +387,10 @@ def algorithm(kind: str = 'LeanTeacherDistill', **changes: Any) -> ConfigDict:
 def build(seed: int = 0, **changes: Any) -> SingleTeacherDistill:
     """Builds :func:`algorithm` from a seed, in train mode."""
     torch.manual_seed(seed)
-    return MODELS.build(algorithm(**changes)).train()
+    model = MODELS.build(algorithm(**changes))
+    # mmrazor's returns nothing.
+    model.train()
+    return model
 
 
 def equal_networks(network: ConfigDict, **changes: Any) -> Any:

@@ -42,10 +42,7 @@ class LogitLoss(DistillLoss):
         """Says what makes the two shapes equal."""
         if student.shape[1:2] != teacher.shape[1:2]:
             return f'Their classes differ. {SAME_CLASSES}'
-        return (
-            'Record both where they have the same rows: in detection on the '
-            'same proposals, as with kdvit_mm.SharedRoILoss.'
-        )
+        return super().suggest_fix(student, teacher)
 
     def _pair(
         self, student: torch.Tensor, teacher: torch.Tensor
