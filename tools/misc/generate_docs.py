@@ -29,6 +29,8 @@ from kdvit_mm.catalog import (
 
 ROOT = config_root().parent
 MARKED = re.compile(
+    # Markers in a code block are examples.
+    r'^```.*?^```|'
     r'^(?P<begin>(?P<indent> *)(?:<!--|#) generated: (?P<name>[\w-]+)[^\n]*\n)'
     r'.*?(?P<end>^ *(?:<!--|#) end generated)',
     re.MULTILINE | re.DOTALL,
@@ -295,6 +297,8 @@ def fill(file: Path) -> str:
     """The text of a file with what is generated written anew."""
 
     def block(found: re.Match) -> str:
+        if found['name'] is None:
+            return found[0]
         if found['name'] not in BLOCKS:
             sys.exit(
                 f'{file}: "{found["name"]}" is not generated; known are '
