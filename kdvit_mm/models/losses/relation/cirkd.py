@@ -148,13 +148,13 @@ class CIRKDMemoryLoss(DistillLoss):
 
     Yang et al., *Cross-Image Relational Knowledge Distillation for Semantic
     Segmentation*, CVPR 2022, arXiv:2204.06986. Official code:
-    https://github.com/winycg/CIRKD (``losses/cirkd_memory.py``). It adds the
-    first pixels of the map in place of those of the class, which
-    ``released_positions=True`` repeats. A queue here is a ring; there, pixels
-    that would pass its end overwrite its last places instead. Its batch norm
-    is synchronised; so is this one where the config says
-    ``sync_bn='torch'``. It has no running statistics, as it is not used in
-    testing.
+    https://github.com/winycg/CIRKD (``losses/cirkd_memory.py``). Where
+    a class has n pixels, it adds 16 of the first n of the map in place of the
+    class's own, which ``released_positions=True`` repeats. A queue here is a
+    ring; there, pixels that would pass its end overwrite its last places
+    instead. Its batch norm is synchronised; so is this one where the config
+    says ``sync_bn='torch'``. It has no running statistics, as it is not used
+    in testing.
 
     The queues are part of checkpoints: num_classes · (pixel_memory +
     region_memory) · teacher_channels numbers. With several ranks they hold
