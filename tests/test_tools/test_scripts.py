@@ -144,7 +144,11 @@ def test_wrong_options_end_with_a_sentence(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert 'DATA_ROOT=' in refusal('demo.py', '--data', 'bccd')
     done = run('demo.py', '--task', 'seg', '--data', 'bccd')
-    assert 'the seg demo has one method and is on digits' in done.stderr
+    words = ' '.join(done.stderr.split())
+    assert 'the seg demo of "cwd" is not on bccd, but on digits' in words
+    done = run('demo.py', '--task', 'cls', '--method', 'cwdd')
+    words = ' '.join(done.stderr.split())
+    assert 'there is no cls demo of "cwdd", only of ' in words
 
 
 @pytest.fixture(scope='module')

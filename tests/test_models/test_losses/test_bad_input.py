@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 
+from kdvit_mm.models.losses.response.logit_loss import LogitLoss
 from kdvit_mm.registry import MODELS
 from tests import tiny
 from tests.examples import read_examples

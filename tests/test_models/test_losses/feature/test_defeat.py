@@ -28,7 +28,7 @@ from tests.test_models.test_losses.wrappers.test_shared_roi import (
     step,
 )
 from tests.test_tools.test_distill import build as build_pair  # noqa: F401
-from tests.test_tools.test_distill import write  # noqa: F401
+from tests.test_tools.test_distill import data, write  # noqa: F401
 from tests.tiny import detection_batch, gfl
 
 EXAMPLES = [

@@ -136,7 +136,9 @@ def test_errors():
         loss(logits[:, :1], logits[:, :1], labels)
     with pytest.raises(ValueError, match=r'preds_S holds \[\(2, 3\)\].*data_'):
         loss([[logits]], [[logits]], labels)
-    with pytest.raises(ValueError, match=r'\(5, 3\).*the same images, or proposals'):
+    with pytest.raises(
+        ValueError, match=r'\(5, 3\).*the same images, or proposals'
+    ):
         loss(logits, torch.randn(5, 3), labels)
     with pytest.raises(ValueError, match=r'shape \(3\,\).*\(2, 3\)'):
         loss(logits, logits, torch.tensor([0, 1, 2]))
