@@ -255,7 +255,9 @@ def zoo(
 
 def dino() -> ConfigDict:
     """DINO with 20 queries, which stops in eval mode without its losses."""
-    return zoo('mmdet', 'dino/dino-4scale_r50_8xb2-12e_coco', 16, DINO)
+    # No more than there are queries.
+    changes = DINO | {'test_cfg.max_per_img': 5}
+    return zoo('mmdet', 'dino/dino-4scale_r50_8xb2-12e_coco', 16, changes)
 
 
 def yolox(classes: int = CLASSES) -> ConfigDict:

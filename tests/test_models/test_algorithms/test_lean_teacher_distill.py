@@ -436,7 +436,7 @@ def test_wrong_configs_say_so():
     with pytest.raises(ValueError, match='not a torch dtype'):
         tiny.build(autocast_dtype='half-ish')
     config = tiny.distiller('nek')
-    with pytest.raises(ValueError, match='Closest: neck'):
+    with pytest.raises(AssertionError, match='Closest: neck'):
         tiny.build(distiller=config)
 
 

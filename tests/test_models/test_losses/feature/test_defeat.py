@@ -28,7 +28,10 @@ from tests.test_models.test_losses.wrappers.test_shared_roi import (
     step,
 )
 from tests.test_tools.test_distill import build as build_pair  # noqa: F401
-from tests.test_tools.test_distill import data, write  # noqa: F401
+from tests.test_tools.test_distill import (
+    data,  # noqa: F401
+    write,  # noqa: F401
+)
 from tests.tiny import detection_batch, gfl
 
 EXAMPLES = [
@@ -444,7 +447,7 @@ def test_adapter_of_other_channels(channels, fix):
 
 def test_on_a_two_stage_detector():
     model = build(fpn=256, distiller=read_distiller('defeat_fpn_roi'))
-    losses, data = step(model)
+    losses, batch = step(model)
     names = ['distill.loss_defeat', 'distill.loss_defeat_roi']
     assert names == [name for name in losses if name.startswith('distill')]
     assert all(losses[name] > 0 for name in names)
@@ -453,7 +456,7 @@ def test_on_a_two_stage_detector():
         distiller.get_record(name, True, data_idx=index)
         for name, index in (('head', 0), ('rois', 1), ('targets', 0))
     ]
-    logits = logits_by_hand(model.teacher, data['inputs'], record[1])
+    logits = logits_by_hand(model.teacher, batch['inputs'], record[1])
     torch.testing.assert_close(
         losses[names[-1]], DeFeatRoILoss(2, 2)(record[0], logits, record[2])
     )
