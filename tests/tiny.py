@@ -254,10 +254,18 @@ def zoo(
 
 
 def dino() -> ConfigDict:
-    """DINO with 20 queries, which stops in eval mode without its losses."""
-    # No more than there are queries.
-    changes = DINO | {'test_cfg.max_per_img': 5}
-    return zoo('mmdet', 'dino/dino-4scale_r50_8xb2-12e_coco', 16, changes)
+    """DINO with 12 queries, which stops in eval mode without its losses."""
+    cfg = get_config('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py').model
+    cfg.backbone.update(
+        depth=18, base_channels=8, frozen_stages=-1, init_cfg=None
+    )
+    cfg.neck.in_channels = [16, 32, 64]
+    cfg.num_queries = 12
+    cfg.encoder.num_layers = 1
+    cfg.decoder.num_layers = 2
+    cfg.bbox_head.num_classes = CLASSES
+    cfg.test_cfg.max_per_img = 5
+    return ConfigDict(cfg, _scope_='mmdet')
 
 
 def yolox(classes: int = CLASSES) -> ConfigDict:
