@@ -1,14 +1,13 @@
-"""Masks of ground-truth boxes on feature maps, without a loop over boxes."""
+"""Masks of ground-truth boxes on feature maps."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-# Sets of so many bits are exact in a double.
-_WORD = 52
+#: Boxes whose maps are in memory at once.
+_BOXES = 16
 
 
 def ground_truth_boxes(
@@ -108,42 +107,29 @@ def scale_mask(
         torch.Tensor: Of shape (N, H, W), 0 where there is no box.
     """
     height, width = shape
-    batch, count, _ = boxes.shape
     scaled = boxes / extents.to(boxes)[:, None]
     scaled = scaled * boxes.new_tensor((width, height) * 2)
     start = scaled[..., :2].floor()
     stop = torch.maximum(scaled[..., 2:].ceil() + 1, start)
-    area = (stop - start).prod(2).masked_fill(~is_box, torch.inf)
+    area = (stop - start).prod(2)
+    # A box without cells, such as padding, has no value.
+    area = area.masked_fill(~is_box | (area == 0), torch.inf)
+    value = area.to(dtype).reciprocal()
 
-    # The boxes over a row, or a column, are a set of bits, a smaller box
-    # having a higher bit and bit 0 being no box. The sets of a row and a
-    # column intersect in the set of their cell: B / 52 words, not B values.
-    area, order = area.sort(1, descending=True)
-    rank = torch.arange(count, device=boxes.device)
-    bit = 2 << rank % _WORD
-    words, length = count // _WORD + 1, max(shape) + 1
-    edges = torch.stack((start, stop), 2).clamp(0, length - 1).long()
-    order = order[:, None, None].expand(-1, 2, 2, -1)
-    edges = edges.permute(0, 3, 2, 1).gather(3, order)
-    edges = (edges + rank // _WORD * length).flatten(2)
-    # Each bit is set from its box's start and cleared from its stop. In one
-    # dimension the sum is deterministic on a GPU too, where that is asked for.
-    first = torch.arange(2 * batch, device=boxes.device) * words * length
-    edges += first.view(batch, 2, 1)
-    change = torch.cat((bit, -bit)).repeat(2 * batch)
-    sets = bit.new_zeros(2 * batch * words * length)
-    sets.scatter_add_(0, edges.flatten(), change)
-    sets = sets.view(batch, 2, words, length).cumsum(3) + 1
-    columns, rows = sets.unbind(1)
-    common = rows[..., :height, None] & columns[..., None, :width]
+    def covered(axis: int, length: int) -> torch.Tensor:
+        cells = torch.arange(length, device=boxes.device)
+        after = cells >= start[..., axis, None]
+        return (after & (cells < stop[..., axis, None])).to(dtype)
 
-    # A double's exponent is its highest bit, counted from 1023.
-    highest = common.double().view(torch.int64)
-    highest = highest.bitwise_right_shift_(52).sub_(1023)
-    value = F.pad(area.to(dtype).reciprocal(), (0, words * _WORD - count))
-    value = F.pad(value.view(batch, words, _WORD), (1, 0))
-    value = value.gather(2, highest.flatten(2))
-    return value.amax(1).view(batch, height, width)
+    rows = covered(1, height) * value[..., None]
+    columns = covered(0, width)
+    mask = value.new_zeros(len(boxes), height, width)
+    # A few boxes at a time, or all of them would be in memory as maps.
+    for first in range(0, boxes.size(1), _BOXES):
+        part = slice(first, first + _BOXES)
+        maps = rows[:, part, :, None] * columns[:, part, None]
+        mask = torch.maximum(mask, maps.amax(1))
+    return mask
 
 
 def level_mask(
