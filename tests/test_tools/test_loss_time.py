@@ -29,7 +29,7 @@ def test_table(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     first, *lines = done.stdout.splitlines()
-    assert 'batch 2 of 64 x 96, 3 boxes an image, 1 rounds' in first
+    assert 'batch 2 of 64 x 96, 3 boxes per image, 1 rounds' in first
     cells = [
         [cell.strip() for cell in line.split('|')[1:-1]]
         for line in lines

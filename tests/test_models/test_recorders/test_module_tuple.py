@@ -72,7 +72,7 @@ def test_a_copy_feeds_its_own_recorder():
 def test_errors():
     with pytest.raises(ValueError, match=r"a part is a dict.*'index': 1"):
         ModuleTupleRecorder([dict(source='first', index=1)])
-    with pytest.raises(ValueError, match=r'source "frist".*first'):
+    with pytest.raises(AssertionError, match=r'"frist" is not in.*first'):
         ModuleTupleRecorder([dict(source='frist')]).initialize(Net())
     recorder = ModuleTupleRecorder(
         [dict(source='first'), dict(source='relu', record_idx=2)]
