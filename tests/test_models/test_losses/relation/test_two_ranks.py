@@ -47,11 +47,15 @@ def configs(digits, folder):
 def ranks(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp('two_ranks')
     files = configs(digits, folder)
-    script = Path(__file__).with_name('two_ranks.py')
+    # As a module, so that tests means this checkout's.
+    script = 'tests.test_models.test_losses.relation.two_ranks'
     outs = [folder / f'{rank}.pth' for rank in range(2)]
     started = [
         subprocess.Popen(
-            [sys.executable, script, folder / 'store', out, str(rank), *files],
+            [
+                *(sys.executable, '-m', script),
+                *(folder / 'store', out, str(rank), *files),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
