@@ -67,7 +67,7 @@ def _stop_with(parent: int) -> None:
     with suppress(ProcessLookupError):
         while os.getppid() == starter:
             os.kill(parent, 0)
-            time.sleep(1)
+            time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGTERM)
 
 

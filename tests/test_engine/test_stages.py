@@ -262,7 +262,7 @@ def recipe(digits, tmp_path_factory) -> Path:
                 ),
                 distilled=dict(
                     config=str(KD),
-                    cfg_options=options(KD, digits, 4)
+                    cfg_options=options(KD, digits, 8)
                     | {'model.teacher_ckpt': 'stage://teacher'},
                     export=True,
                 ),
@@ -351,7 +351,7 @@ def test_a_killed_chain_goes_on_in_its_second_stage(finished):
     (best,) = (finished / 'teacher').glob('best_*.pth')
     for log in sorted((finished / 'distilled').glob('*/vis_data/config.py')):
         assert Config.fromfile(log).model.teacher_ckpt == str(best)
-    last = weights(finished / 'distilled' / 'epoch_4.pth')
+    last = weights(finished / 'distilled' / 'epoch_8.pth')
     student = weights(finished / 'distilled' / 'student.pth')
     for key, value in student.items():
         assert torch.equal(value, last[f'architecture.{key}'])
@@ -374,7 +374,7 @@ def test_nothing_is_run_twice_and_no_change_is_run(finished, recipe):
     assert f'tuned has left {finished}/tuned/epoch_1.pth' in done.stdout
     content = yaml.safe_load(recipe.read_text())
     stages = content['stages']
-    stages['distilled']['cfg_options']['train_cfg.max_epochs'] = 5
+    stages['distilled']['cfg_options']['train_cfg.max_epochs'] = 9
     changed = recipe.with_name('changed.yml')
     changed.write_text(yaml.safe_dump(content))
     done = run(changed)
