@@ -121,7 +121,7 @@ class AlignedQuality(nn.Module):
             for found in (self._inner, self._sizes)
         )
         self._update_ratios(sizes / norm[:, None])
-        # A level that was never distilled is taken for nothing.
+        # A level that was never distilled counts as 0.
         expected = self.ratios.nan_to_num() * norm[:, None]
         squares = sizes.where(applied, expected).sum(1)
         return inner / (self._reference(norm) * squares.sqrt())[:, None]

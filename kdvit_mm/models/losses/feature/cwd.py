@@ -9,7 +9,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class CWDLoss(DistillLoss):
-    r"""Makes each of the student's channels look where the teacher's looks.
+    r"""Matches the spatial distribution of each channel.
 
     Each channel of each image becomes a distribution over its positions, a
     softmax at temperature :math:`\tau`, and
