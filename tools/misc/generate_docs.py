@@ -321,7 +321,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
 
 
 def fill(file: Path) -> str:
-    """The text of a file with what is generated written anew."""
+    """The text of a file with its generated parts rewritten."""
 
     def block(found: re.Match) -> str:
         if found['name'] is None:
