@@ -30,7 +30,7 @@ class DistillLoss(nn.Module):
             paper gives its parts. Defaults to 1.0.
 
     Raises:
-        ValueError: If ``loss_weight`` is no finite number of at least 0, or
+        ValueError: If ``loss_weight`` is not a finite number of at least 0, or
             ``tau``, where there is one, is not above 0.
     """
 

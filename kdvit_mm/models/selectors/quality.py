@@ -208,7 +208,7 @@ class InfluenceQuality(AlignedQuality):
                     n for n, m in modules.items() if isinstance(m, nn.Conv2d)
                 ]
                 raise ValueError(
-                    f'InfluenceQuality: convs names "{name}", which is no '
+                    f'InfluenceQuality: convs names "{name}", which is not a '
                     'convolution of the student. The last ones before its '
                     f'head may be among {convs[-12:]}.'
                 )

@@ -92,7 +92,7 @@ class OFDLoss(DistillLoss):
             0 for empty input.
 
         Raises:
-            ValueError: If ``norm_T`` is no batch norm with weight and bias
+            ValueError: If ``norm_T`` is not a batch norm with weight and bias
                 of C channels, or the shapes do not fit.
         """
         if not (isinstance(norm_T, _BatchNorm) and norm_T.affine):
