@@ -92,3 +92,15 @@ def test_a_walk_through(page, data, copy, metric, tmp_path):
     assert 'This config can train' in output
     assert re.search(metric, output)
     assert [*(tmp_path / 'predictions/vis').iterdir()]
+
+
+@pytest.mark.parametrize(
+    'page',
+    [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md')],
+    ids=lambda path: path.name,
+)
+def test_links_lead_to_files(page):
+    text = re.sub(r'^```.*?^```', '', page.read_text(), flags=re.M | re.S)
+    for target in re.findall(r'\]\(([^)#]+)', text):
+        if '://' not in target:
+            assert (page.parent / target).exists(), target
