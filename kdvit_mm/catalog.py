@@ -93,7 +93,7 @@ def read_method(metafile: Path) -> Method:
         Method: The method.
 
     Raises:
-        ValueError: If a fact is missing, or the task is none of
+        ValueError: If a fact is missing, or the task is not one of
             :data:`TASKS`.
     """
     content = load(str(metafile))

@@ -1,4 +1,4 @@
-"""Distils a small model and shows what came of it.
+"""Distils a small model and shows the results.
 
 Trains a teacher, the student alone and the student distilled, with one seed
 and one schedule, evaluates all three, exports the student and leaves a table,

@@ -1,4 +1,4 @@
-"""Puts the data of the small configs in place, wherever it is to lie."""
+"""Prepares the data of the small configs."""
 
 from pathlib import Path
 

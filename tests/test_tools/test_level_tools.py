@@ -168,7 +168,7 @@ def test_plot_levels_leaves_out_what_it_has_no_data_for(
     monkeypatch.setattr('sys.argv', ['plot_levels', 'missing'])
     with pytest.raises(SystemExit):
         main()
-    assert 'missing is no folder' in capsys.readouterr().err
+    assert 'missing is not a folder' in capsys.readouterr().err
 
 
 def test_step_time_of_the_choice_of_levels(tmp_path):

@@ -452,7 +452,7 @@ def test_a_file_that_is_no_table(run_table, tmp_path):
     run = Run(run_table, tmp_path, tmp_path)
     assert 'cannot be read' in run(tmp_path / 'none.yaml')
     (tmp_path / 'bad.yaml').write_text('a: [')
-    assert 'is no YAML' in run(tmp_path / 'bad.yaml')
+    assert 'is not valid YAML' in run(tmp_path / 'bad.yaml')
     plain = write(tmp_path / 'plain.yaml', rows=row(teacher='big'))
     assert 'has no model.teacher' in run(plain)
     (tmp_path / 'wrong.py').write_text('model = dict(')

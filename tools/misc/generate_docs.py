@@ -138,6 +138,32 @@ def parts(file: Path) -> str:
     return table([*header, 'Distillers'], rows)
 
 
+def choices(file: Path, task: str) -> str:
+    """What decides between the methods for a task, one row for each."""
+    results = json.loads(
+        (ROOT / 'docs/results/methods_digits.json').read_text()
+    )
+    times = {line['name']: line['step_ratio'] for line in results['lines']}
+    header = ['Method', '`--method`', 'Kind', 'Distils', 'Needs']
+    rows = [
+        [
+            link(method.title, method.folder / 'README.md', file),
+            code([method.name]),
+            method.kind,
+            method.distils,
+            method.needs or DASH,
+        ]
+        for method in methods(task).values()
+    ]
+    # The table of results is of detectors.
+    if task == 'Detection':
+        header.append('Step time')
+        for row, method in zip(rows, methods(task).values(), strict=True):
+            time = times.get(method.title)
+            row.append(f'{time:.2f}' if time else DASH)
+    return table(header, rows)
+
+
 def pairs(file: Path) -> str:
     """Pairs of teacher and student with the methods that have a config."""
     rows: dict[tuple[int, str, str], list[str]] = {}
@@ -282,6 +308,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     'methods-zh': partial(overview, chinese=True),
     'parts': parts,
     'pairs': pairs,
+    **{f'choices-{t.lower()}': partial(choices, task=t) for t in TASKS},
     'configs': configs,
     'demos': demos,
     'small-pairs': small_pairs,
@@ -294,7 +321,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
 
 
 def fill(file: Path) -> str:
-    """The text of a file with what is generated written anew."""
+    """The text of a file with its generated parts rewritten."""
 
     def block(found: re.Match) -> str:
         if found['name'] is None:
