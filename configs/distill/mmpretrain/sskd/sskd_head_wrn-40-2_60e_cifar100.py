@@ -1,0 +1,20 @@
+# SSKD's first stage: a head learned on the teacher, whose weights stay.
+_base_ = '../../../pretrain/wrn-40-2_240e_cifar100.py'
+train_cfg = dict(max_epochs=60)
+model = dict(
+    _delete_=True,
+    _scope_='kdvit_mm',
+    type='SSKDHeadLearning',
+    architecture=dict(
+        _base_.model,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='stage://wrn-40-2_240e_cifar100')),
+    channels=128,
+    data_preprocessor=dict(
+        _base_.model.data_preprocessor,
+        type='RotatedViewsDataPreprocessor'))
+val_cfg = None
+val_dataloader = None
+val_evaluator = None
+param_scheduler = dict(milestones=[30, 45])
