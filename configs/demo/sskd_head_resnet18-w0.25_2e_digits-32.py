@@ -1,6 +1,6 @@
 # SSKD's first stage: a head learned on the teacher, whose weights stay.
 _base_ = './resnet18-w0.25_10e_digits-32.py'
-train_cfg = dict(max_epochs=2)
+train_cfg = dict(max_epochs=2, val_interval=2)
 model = dict(
     _delete_=True,
     _scope_='kdvit_mm',
@@ -14,7 +14,4 @@ model = dict(
     data_preprocessor=dict(
         _base_.model.data_preprocessor,
         type='RotatedViewsDataPreprocessor'))
-val_cfg = None
-val_dataloader = None
-val_evaluator = None
 param_scheduler = [_base_.param_scheduler[0]]

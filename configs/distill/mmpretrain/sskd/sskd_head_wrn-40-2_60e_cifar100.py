@@ -1,5 +1,10 @@
 # SSKD's first stage: a head learned on the teacher, whose weights stay.
-_base_ = '../../../pretrain/wrn-40-2_240e_cifar100.py'
+_base_ = [
+    '../../../_base_/models/wrn-40-2_cifar100.py',
+    '../../../_base_/datasets/cifar100_classification.py',
+    '../../../_base_/schedules/sgd_240e.py',
+    '../../../_base_/runtime/cls_runtime.py',
+]
 train_cfg = dict(max_epochs=60)
 model = dict(
     _delete_=True,
@@ -14,7 +19,4 @@ model = dict(
     data_preprocessor=dict(
         _base_.model.data_preprocessor,
         type='RotatedViewsDataPreprocessor'))
-val_cfg = None
-val_dataloader = None
-val_evaluator = None
 param_scheduler = dict(milestones=[30, 45])
