@@ -307,9 +307,9 @@ def review(pair: Pair) -> Changes:
         f'{connector}.mid_channels': min(512, channels[-1]),
         'distill_losses.loss_reviewkd.loss_weight': 1 if in1k else 5,
     }
-    sizes = [[*(stage.size for stage in chosen), 1] for chosen in (ours, theirs)]
-    if sizes[0] != sizes[1]:
-        changes[f'{connector}.out_sizes'] = sizes[1]
+    if ours[0].size != theirs[0].size:
+        sizes = [*(stage.size for stage in theirs), 1]
+        changes[f'{connector}.out_sizes'] = sizes
     return changes
 
 
@@ -373,7 +373,7 @@ def attention_maps(pair: Pair) -> Changes:
 
 
 def decoupled(pair: Pair) -> Changes:
-    """mdistiller's values for ImageNet."""
+    """The values that mdistiller has for ImageNet."""
     if pair.data != 'in1k':
         return {}
     return {
@@ -428,7 +428,7 @@ class Method(NamedTuple):
     place: str = ''
     demo: bool = True
     #: Epochs of it and of the training without teacher that follows, if any.
-    stages: tuple[int, int] | None = None
+    stages: tuple[int, ...] = ()
     #: Which checkpoint that starts from.
     keeps: str = 'last'
 
@@ -528,7 +528,7 @@ def write(value: Any, column: int = 0) -> str:
 
 def assignments(base: Config, changes: Changes) -> list[str]:
     """Lines that change what a distiller has otherwise."""
-    lines = []
+    lines: list[str] = []
     for key, value in changes.items():
         node: Any = base.distiller.to_dict()
         for name in key.split('.'):
@@ -672,11 +672,15 @@ def metafile_entries(method: Method, pair: Pair, title: str) -> list[dict]:
     name = method.config(pair)
     sides = {
         side: network_facts(network, pair.schedule)
-        for side, network in (('Teacher', pair.teacher), ('Student', pair.student))
+        for side, network in (
+            ('Teacher', pair.teacher),
+            ('Student', pair.student),
+        )
     }
+    gpus = FULL_SCALE.get(pair.data, '8 GPUs')
     facts: dict[str, Any] = {
         'Location': method.place or method.name.partition('_')[2],
-        'Training Resources': f'{FULL_SCALE.get(pair.data, "8 GPUs")}, not run',
+        'Training Resources': f'{gpus}, not run',
     }
     found = [(name, facts | sides)]
     figure = figures().get(name)

@@ -55,9 +55,8 @@ mmseg's, for the same schedule of 80k iterations with batch 8 on four GPUs.
 DATA = {
     'cifar100': """\
 CIFAR-100, top-1 accuracy on the test set. The accuracies of teachers and of
-students alone are RepDistiller's. Published figures have
-[mdistiller's teachers](../../../../docs/classification.md#mdistillers-checkpoints);
-the configs name one that the [recipe](../../../recipes/cifar100.yml) trains.
+students alone are RepDistiller's; the published figures have its
+[teachers](../../../../docs/classification.md#teachers).
 """,
     'in1k': """\
 ImageNet-1k, top-1 accuracy on val. The accuracies of teachers and of students
@@ -166,10 +165,7 @@ def pairs(file: Path) -> str:
             links.setdefault(method.title, link(method.title, config, file))
     return table(
         ['Teacher', 'Student', 'Configs'],
-        (
-            [*pair[1:], ', '.join(rows[pair].values())]
-            for pair in sorted(rows)
-        ),
+        ([*pair[1:], ', '.join(rows[pair].values())] for pair in sorted(rows)),
     )
 
 
