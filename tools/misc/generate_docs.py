@@ -49,7 +49,16 @@ RX18 is a ResNeXt-18 32x4d and has to be
 Cityscapes, mIoU on val. The mIoUs of teachers and of students alone are
 mmseg's, for the same schedule of 80k iterations with batch 8 on four GPUs.
 """,
-    'Classification': """\
+    'Classification': '',
+}
+#: The same of classifiers, by the last part of a config's name.
+DATA = {
+    'cifar100': """\
+CIFAR-100, top-1 accuracy on the test set. The accuracies of teachers and of
+students alone are RepDistiller's; the published figures have its
+[teachers](../../../../docs/classification.md#teachers).
+""",
+    'in1k': """\
 ImageNet-1k, top-1 accuracy on val. The accuracies of teachers and of students
 alone are mmpretrain's.
 """,
@@ -166,7 +175,7 @@ def choices(file: Path, task: str) -> str:
 
 def pairs(file: Path) -> str:
     """Pairs of teacher and student with the methods that have a config."""
-    rows: dict[tuple[int, str, str], list[str]] = {}
+    rows: dict[tuple[int, str, str], dict[str, str]] = {}
     for method in all_methods():
         for model in method.models:
             facts = model['Metadata']
@@ -178,23 +187,36 @@ def pairs(file: Path) -> str:
             )
             pair = TASKS.index(method.task), teacher, student
             config = method.folder / Path(model['Config']).name
-            rows.setdefault(pair, []).append(link(method.title, config, file))
+            links = rows.setdefault(pair, {})
+            links.setdefault(method.title, link(method.title, config, file))
     return table(
         ['Teacher', 'Student', 'Configs'],
-        ([*pair[1:], ', '.join(rows[pair])] for pair in sorted(rows)),
+        ([*pair[1:], ', '.join(rows[pair].values())] for pair in sorted(rows)),
     )
 
 
 def configs(file: Path) -> str:
     """The configs of the method whose README the file is."""
     (method,) = (m for m in all_methods() if m.folder == file.parent)
+    tables: dict[str, list[dict]] = {}
+    for model in method.models:
+        # One without a student prepares the teacher or goes on from another.
+        if 'Student' in model['Metadata']:
+            data = model['Name'].rpartition('_')[2]
+            about = DATA.get(data) or FIGURES[method.task]
+            tables.setdefault(about, []).append(model)
+    return '\n'.join(
+        f'{about}\n{config_table(models, file)}'
+        for about, models in tables.items()
+    )
+
+
+def config_table(models: list[dict], file: Path) -> str:
+    """A table of configs of a method, whose README the file is."""
     rows = []
     metric = ''
-    for model in method.models:
+    for model in models:
         facts = model['Metadata']
-        # One that prepares the teacher.
-        if 'Student' not in facts:
-            continue
         sides = []
         for side in (facts['Teacher'], facts['Student']):
             key, value = next(iter(side.get('Metrics', {'': DASH}).items()))
@@ -206,7 +228,7 @@ def configs(file: Path) -> str:
         rows.append([*sides, config, ours(model), published(model)])
     header = [f'teacher ({metric})', f'student, alone ({metric})']
     header += ['config', 'ours', 'published']
-    return f'{FIGURES[method.task]}\n{table(header, rows)}'
+    return table(header, rows)
 
 
 def ours(model: dict) -> str:
@@ -232,14 +254,14 @@ def demos(file: Path) -> str:
     rows = []
     for task, flag in zip(TASKS, ('', 'TASK=seg ', 'TASK=cls '), strict=True):
         for method in methods(task).values():
-            configs = (
-                link(data, file.with_name(f'{config}.py'), file)
-                for data, config in method.demo.items()
-            )
-            if method.demo:
+            for name, demo in method.demos.items():
+                configs = (
+                    link(data, file.with_name(f'{config}.py'), file)
+                    for data, config in demo.items()
+                )
                 rows.append([
                     link(method.title, method.folder / 'README.md', file),
-                    code([f'make demo {flag}METHOD={method.name}']),
+                    code([f'make demo {flag}METHOD={name}']),
                     ', '.join(configs),
                 ])  # fmt: skip
     return table(['method', 'command', 'data'], rows)
@@ -290,7 +312,8 @@ def table_rows(file: Path, detector: str, title: str) -> str:
     options = f'  options: *{detector}\n' if anchor else ''
     rows = ''
     for method in methods('Detection').values():
-        config = method.demo.get(file.stem.removeprefix('methods_'), '')
+        data = file.stem.removeprefix('methods_')
+        config = method.demo.get(data, ('',))[0]
         if not method.paper or f'/{config}.py' in by_hand:
             continue
         if config.split('_')[2:3] == [detector]:
