@@ -56,8 +56,8 @@ class Records:
     """A file of records, one JSON object per line.
 
     A line counts for a cell if the fingerprints are equal, and what stands
-    for the data, where both are known; a row may get another name. Any other line is named by
-    :meth:`unused` and changes nothing.
+    for the data, where both are known; a row may get another name. Any other
+    line is named by :meth:`unused` and changes nothing.
 
     Args:
         file (Path): The file, which need not exist.

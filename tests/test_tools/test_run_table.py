@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -254,6 +255,100 @@ def test_a_given_checkpoint_is_evaluated(finished, tmp_path):
     assert run(table, '--rows', 'big') == 0
     assert run.lines()['big']['values'] == finished.lines()['big']['values']
     assert not list(run.out.glob('big/seed_0/*.pth'))
+
+
+@pytest.mark.slow
+def test_a_table_grows_and_goes_on_elsewhere(
+    run_table, digits, tmp_path, capsys
+):
+    """Planned, tuned, at equal time, and then on a second machine."""
+    teachers, rows = describe()['teachers'], describe()['rows']
+    teachers['big']['patience'] = 1
+    teachers['big']['options'] = {
+        'train_cfg.max_epochs': 20,
+        'train_cfg.val_interval': 1,
+        'optim_wrapper.optimizer.lr': 1e-5,
+        'train_dataloader.num_workers': 0,
+    }
+    changes = dict(
+        seeds=[0],
+        equal_time=True,
+        weights_grid=dict(seed=5, factors=[3]),
+        results='kept',
+        teachers=teachers,
+        rows=rows,
+    )
+    here = Run(run_table, tmp_path / 'here', digits)
+    here.folder.mkdir()
+    table = write(here.folder / 'table.yaml', **changes)
+    kept = here.folder / 'kept'
+    options = ('--jobs', '2', '--timing-rounds', '3')
+    assert here(table, *options, '--budget', '0') == 0
+    said = capsys.readouterr().out
+    assert 'Plan: 0 cells fit' in said
+    assert re.search(
+        r'Left are 4, .*: alone \(0\); alone, equal time \(0\); '
+        r'KD, weight x 3 \(5\); KD \(0\)\.',
+        said,
+    )
+    (teacher,) = here.cache.glob('kdvit_mm/teachers/*')
+    (best,) = (file.name for file in teacher.glob('best_*.pth'))
+    records = kept / 'table.cells.jsonl'
+    (big,) = map(json.loads, records.read_text().splitlines())
+    reached = [value for _, value in big['curve']]
+    top = reached.index(max(reached))
+    assert len(reached) == top + 2 < 20, 'one validation without a gain'
+    assert best == f'best_accuracy_top1_epoch_{top + 1}.pth'
+    assert big['metrics'] == {'accuracy/top1': reached[top]}
+    # What is known fits into any budget.
+    assert here(table, *options, '--budget', '1') == 0
+    assert 'Plan: 4 cells fit' in capsys.readouterr().out
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    found = {(line['name'], line['seed']): line for line in lines}
+    assert set(found) == {
+        ('big', 0), ('alone', 0), ('alone, equal time', 0),
+        ('KD, weight x 3', 5), ('KD', 0),
+    }  # fmt: skip
+    timing = json.loads((kept / 'table.timing.json').read_text())
+    ratios = sorted(
+        own / base
+        for own, base in zip(
+            timing['KD']['seconds'], timing['KD']['against'], strict=True
+        )
+    )
+    curve = found['alone, equal time', 0]['curve']
+    assert curve[-1][0] == round(ratios[1])
+    log = (here.out / 'kd' / 'seed_0' / 'output.log').read_text()
+    assert best in log
+    assert 'loss_weight=3.0' in log
+    text = (kept / 'table.md').read_text()
+    assert re.search(r'\| KD +\| +\d+\.00 \| +x 3 \|', text)
+    assert str(tmp_path) not in text.replace(str(table), '')
+
+    there = Run(run_table, tmp_path / 'there', digits)
+    shutil.copytree(
+        here.folder,
+        there.folder,
+        ignore=lambda folder, names: [
+            name for name in names if name in ('out', 'cache')
+        ],
+    )
+    records = there.folder / 'kept' / 'table.cells.jsonl'
+    stale = json.dumps(found['alone', 0] | {'seed': 3, 'fingerprint': 'a'})
+    old = [json.dumps(line) for key, line in found.items() if key[0] != 'KD']
+    records.write_text('\n'.join([*old, stale, 'no json']))
+    assert there(there.folder / 'table.yaml', *options) == 0
+    said = capsys.readouterr().out
+    assert '2 of 4 cells are finished' in said
+    assert f'{records}:5 is not used: "alone, seed 3" is not in' in said
+    assert f'{records}:6 is no record of a cell' in said
+    trained = [file.parents[1].name for file in there.out.glob('*/*/result*')]
+    assert trained == ['kd']
+    *_, again = map(json.loads, records.read_text().splitlines())
+    for key in ('name', 'fingerprint', 'metrics', 'curve'):
+        assert again[key] == found['KD', 0][key]
+    measured = json.loads(records.with_name('table.timing.json').read_text())
+    assert measured == timing
 
 
 @pytest.mark.slow
