@@ -49,7 +49,7 @@ class TableRun:
         file (str | Path): The table file.
         out (Path): Folder of its runs.
         results (str | None): Folder of what is kept. Defaults to None, the
-            one that the file names, or ``out``.
+            one that the file names if it is there, or else ``out``.
         data_root (str | None): Folder of the data set. Defaults to None, the
             one that the file or its configs name.
 
@@ -71,7 +71,11 @@ class TableRun:
         self.out = out
         self.root = data_root or self.table.data_root
         self.own_root = data_root is not None
-        self.folder = Path(results or self.table.results or out)
+        kept = self.table.results
+        # An installed package has the table, but not the folder.
+        self.folder = Path(
+            results or (kept if kept and kept.is_dir() else out)
+        )
         self.records = Records(self.file('cells.jsonl'))
         self.timing = read_timing(self.file('timing.json'))
         self.failed: list[Cell] = []

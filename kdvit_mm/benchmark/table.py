@@ -154,8 +154,8 @@ class Table:
         columns (list[Column]): Further columns.
         data_root (str | None): Folder of the data set, if it is not the
             configs' own.
-        results (Path | None): Folder of what is kept of the table. Defaults
-            to None, the output folder.
+        results (Path | None): Folder of what is kept of the table, if it is
+            there. Defaults to None, the output folder.
         equal_time (bool): Whether each baseline has a second row, trained
             for as long as its slowest method. Defaults to False.
         min_gap (float): How far a teacher has to be above the baseline of

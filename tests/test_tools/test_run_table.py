@@ -279,9 +279,9 @@ def test_a_table_grows_and_goes_on_elsewhere(
         rows=rows,
     )
     here = Run(run_table, tmp_path / 'here', digits)
-    here.folder.mkdir()
-    table = write(here.folder / 'table.yaml', **changes)
     kept = here.folder / 'kept'
+    kept.mkdir(parents=True)
+    table = write(here.folder / 'table.yaml', **changes)
     options = ('--jobs', '2', '--timing-rounds', '3')
     assert here(table, *options, '--budget', '0') == 0
     said = capsys.readouterr().out
