@@ -145,7 +145,8 @@ class TableRun:
         """
         start = time.time()
         # A mistake in the table is told before data are made.
-        self._choose(self.table, names, shard)
+        self.cells(self.table)
+        self._choose(self.with_equal_time(), names, shard)
         self._prepare()
         table, trials = self.decided()
         check_unchanged([*self.cells(table), *trials])
