@@ -16,6 +16,8 @@ CONFIGS = sorted((ROOT / 'configs').rglob('*.py'))
 # The full-scale ones have tests of their own, in test_configs_full.py.
 RUNNABLE = sorted((ROOT / 'configs/demo').glob('*.py'))
 DISTILLED = [c for c in RUNNABLE if re.match('[a-z-]+_(fpn|head|roi)', c.stem)]
+SEGMENTED = [c for c in RUNNABLE if 'pspnet_r18-w0.5_fcn_' in c.stem]
+SEGMENTED = [c for c in RUNNABLE if 'pspnet_r18-w0.5_fcn_' in c.stem]
 
 
 def without_checkpoints(config: Path) -> Config:
@@ -64,14 +66,19 @@ def test_config_builds_and_survives_a_dump(config):
 
 @pytest.mark.parametrize(
     'config',
-    [c for c in DISTILLED if 'digits' in c.stem],
-    ids=lambda c: c.stem.split('_')[0],
+    [*(c for c in DISTILLED if 'digits' in c.stem), *SEGMENTED],
+    ids=lambda c: '-'.join(c.stem.split('_')[:2]),
 )
 def test_every_method_of_the_demo_takes_a_step(config):
     torch.manual_seed(0)
     model = MODELS.build(without_checkpoints(config).model)
     model.train()
-    batch = model.data_preprocessor(tiny.detection_batch(2, 224), True)
+    batch = (
+        tiny.segmentation_batch(2, 64, model.student.decode_head.num_classes)
+        if config in SEGMENTED
+        else tiny.detection_batch(2, 224)
+    )
+    batch = model.data_preprocessor(batch, True)
     losses = model(**batch, mode='loss')
     names = {f'distill.{name}' for name in model.distiller.distill_losses}
     assert names <= set(losses)
