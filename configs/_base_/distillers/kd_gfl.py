@@ -8,7 +8,7 @@ distiller = dict(
         head=dict(type='ModuleOutputs', source='bbox_head')),
     distill_losses=dict(
         loss_kd=dict(
-            type='kdvit_mm.KDLoss', tau=1, use_sigmoid=True, loss_weight=10)),
+            type='kdvit_mm.KDLoss', tau=1, use_sigmoid=True, loss_weight=20)),
     loss_forward_mappings=dict(
         loss_kd=dict(
             preds_S=dict(recorder='head', from_student=True, data_idx=0),

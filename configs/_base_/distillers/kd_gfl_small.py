@@ -1,3 +1,3 @@
-# KD; weight as said in fgd_fpn_small.py.
+# KD; the weight is said in the README of the method.
 _base_ = './kd_gfl.py'
-distiller = dict(distill_losses=dict(loss_kd=dict(loss_weight=1)))
+distiller = dict(distill_losses=dict(loss_kd=dict(loss_weight=2)))
