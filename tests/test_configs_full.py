@@ -19,14 +19,13 @@ from mmengine.dataset import pseudo_collate
 from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
-from mmengine.structures import PixelData
 from mmengine.utils import get_installed_path
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdvit_mm.analysis.doctor import count_flops
 from kdvit_mm.engine.recipe import read_recipe
-from tests.tiny import detection_batch
+from tests.tiny import detection_batch, segmentation_batch
 
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
 DISTILL = sorted((ROOT / 'distill').rglob('*.py'))
@@ -41,6 +40,7 @@ CLASSIFIERS = {
     tuple(c.stem.split('_')[2:]): c for c in PAIRS if 'in1k' in c.stem
 }
 STUDENTS = sorted((ROOT / 'students').rglob('*.py'))
+TEACHERS = sorted((ROOT / 'teachers').rglob('*.py'))
 PRETRAIN = sorted((ROOT / 'pretrain').glob('*.py'))
 SIZE = 64
 
@@ -89,6 +89,9 @@ def offline(cfg: Any) -> Any:
             cfg['size'] = (SIZE, SIZE)
         if 'num_data' in cfg:
             cfg['num_data'] = 8
+        if 'pixel_memory' in cfg:
+            # Of all classes and channels it would be a gigabyte.
+            cfg['pixel_memory'] = cfg['region_memory'] = 400
     return cfg
 
 
@@ -126,26 +129,25 @@ def build(cfg: Config, **changes: Any) -> nn.Module:
     return model
 
 
-def batch(scope: str) -> dict:
-    if scope == 'mmdet':
+def batch(cfg: Config) -> dict:
+    """Two images for the student of a config."""
+    if cfg.default_scope == 'mmdet':
         return detection_batch(size=SIZE)
+    if cfg.default_scope == 'mmseg':
+        model = cfg.model.get('architecture', cfg.model)
+        if 'cfg_path' in model:
+            model = published(model.cfg_path).model
+        return segmentation_batch(2, SIZE, model.decode_head.num_classes)
+    from mmpretrain.structures import DataSample
+
     generator = torch.Generator().manual_seed(0)
     samples = []
     for _ in range(2):
         image = torch.randint(
             256, (3, SIZE, SIZE), generator=generator, dtype=torch.uint8
         )
-        if scope == 'mmseg':
-            from mmseg.structures import SegDataSample
-
-            sample = SegDataSample(metainfo=dict(img_shape=(SIZE, SIZE)))
-            truth = torch.randint(19, (1, SIZE, SIZE), generator=generator)
-            sample.gt_sem_seg = PixelData(data=truth)
-        else:
-            from mmpretrain.structures import DataSample
-
-            sample = DataSample(metainfo=dict(sample_idx=len(samples)))
-            sample.set_gt_label(3)
+        sample = DataSample(metainfo=dict(sample_idx=len(samples)))
+        sample.set_gt_label(3)
         samples.append(dict(inputs=image, data_samples=sample))
     return pseudo_collate(samples)
 
@@ -166,7 +168,7 @@ def train_one_step(model: nn.Module, cfg: Config) -> dict[str, float]:
     """Trains a step with the config's optimiser and returns the losses."""
     torch.manual_seed(0)
     optimiser = build_optim_wrapper(model, cfg.optim_wrapper)
-    data = model.data_preprocessor(batch(cfg.default_scope), True)
+    data = model.data_preprocessor(batch(cfg), True)
     with optimiser.optim_context(model):
         losses = model(**data, mode='loss')
     total, logged = model.parse_losses(losses)
@@ -199,7 +201,7 @@ def trained_parts(model: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     'config',
-    sorted({family(c): c for c in PAIRS}.values(), key=teacher_of),
+    sorted({family(c): c for c in PAIRS[::-1]}.values(), key=teacher_of),
     ids=named,
 )
 def test_distillation_step(config, tmp_path):
@@ -227,11 +229,19 @@ def test_distillation_step(config, tmp_path):
     assert all(map(torch.equal, kept, model.teacher.parameters()))
 
 
-@pytest.mark.parametrize(
-    'config',
-    [c for c in PAIRS if c in CLASSIFIERS.values() or 'in1k' not in c.stem],
-    ids=named,
-)
+def builds() -> list[Path]:
+    """Configs with a distiller of their own, and one for each other pair."""
+    own = [
+        c
+        for c in PAIRS
+        if 'distiller = ' in c.read_text() and 'in1k' not in c.stem
+    ]
+    pairs = {c.stem.split('_', 2)[2]: c for c in PAIRS + own}
+    detectors = [c for c in PAIRS if c.parent.parent.name == 'mmdet']
+    return sorted({*detectors, *own, *CLASSIFIERS.values(), *pairs.values()})
+
+
+@pytest.mark.parametrize('config', builds(), ids=named)
 def test_distillation_builds_with_the_sizes_of_the_table(config, tmp_path):
     cfg = copy.deepcopy(parsed(config)._cfg_dict)
     prompts = cfg.model.distiller.distill_losses.get('loss_freekd')
@@ -243,11 +253,12 @@ def test_distillation_builds_with_the_sizes_of_the_table(config, tmp_path):
         label(published(cfg.model.teacher.cfg_path).model),
         label(cfg.model.architecture),
     ]
-    # mmpretrain's ResNets and the choice of levels compute while they are
-    # built.
+    # mmpretrain's ResNets, SegFormers and the choice of levels compute while
+    # they are built.
     computes = (
         cfg.default_scope == 'mmpretrain'
         or 'RX18' in labels[1]
+        or 'MiT' in labels[1]
         or config.parent.name == 'levels'
     )
     cfg.model.teacher.pretrained = False
@@ -255,6 +266,8 @@ def test_distillation_builds_with_the_sizes_of_the_table(config, tmp_path):
         DefaultScope.overwrite_default_scope(cfg.default_scope),
         torch.device('cpu' if computes else 'meta'),
     ):
+        for side in ('architecture', 'teacher'):
+            cfg.model[side] = with_classes_of_the_table(cfg.model[side])
         model = MODELS.build(offline(cfg.model))
     sizes = [f'{size(m) / 1e6:.2f}' for m in (model.teacher, model.student)]
     assert sizes == [table_of_sizes()[name][0] for name in labels]
@@ -285,7 +298,16 @@ def test_prompt_learning_step(config):
     assert all(map(torch.equal, kept, teacher.parameters()))
 
 
-@pytest.mark.parametrize('config', STUDENTS + PRETRAIN, ids=named)
+@pytest.mark.parametrize(
+    'config',
+    [
+        *(c for c in STUDENTS if c.parent.name != 'mmseg'),
+        # The two of mmseg with a data set of this package.
+        *(c for c in STUDENTS if 'camvid' in c.stem),
+        *PRETRAIN,
+    ],
+    ids=named,
+)
 def test_student_step(config):
     cfg = parsed(config)
     model = build(cfg)
@@ -300,7 +322,8 @@ def test_student_step(config):
     [
         *{c.parent: c for c in PAIRS if 'in1k' not in c.stem}.values(),
         *CLASSIFIERS.values(),
-        *STUDENTS,
+        *{(c.parent, c.stem.split('_')[0]): c for c in STUDENTS}.values(),
+        *TEACHERS,
         *PRETRAIN,
     ],
     ids=named,
@@ -317,6 +340,8 @@ def test_config_survives_a_dump(config):
 def test_teacher_checkpoints_are_the_published_ones():
     for config in PAIRS:
         model = parsed(config).model
+        if model.teacher_ckpt.startswith('stage://'):
+            continue
         weights = published(model.teacher.cfg_path).model_path
         assert model.teacher_ckpt == weights, config
 
@@ -324,11 +349,12 @@ def test_teacher_checkpoints_are_the_published_ones():
 def test_stages_named_in_configs_are_in_the_recipes(tmp_path):
     stages = {
         stage.name: parsed(stage.config).model
-        for name in ('coco', 'cityscapes')
+        for name in ('coco', 'cityscapes', 'camvid')
         for stage in read_recipe(ROOT / f'recipes/{name}.yml', tmp_path)
     }
     pretrained = [c for c in PRETRAIN if c.stem.endswith('_in1k')]
-    assert {*stages} == {config.stem for config in PROMPTS + pretrained}
+    prepared = PROMPTS + pretrained + TEACHERS
+    assert {*stages} == {config.stem for config in prepared}
     used = set()
     for config in PAIRS:
         model = parsed(config).model
@@ -340,6 +366,8 @@ def test_stages_named_in_configs_are_in_the_recipes(tmp_path):
                 assert stages[name][key] == loss[key]
             teacher = stages[name].architecture.cfg_path
             assert teacher == model.teacher.cfg_path
+        if model.teacher_ckpt.startswith('stage://'):
+            used.add(model.teacher_ckpt.removeprefix('stage://'))
         backbone = model.architecture.backbone
         if backbone.type == 'kdvit_mm.ResNeXt18':
             used.add(backbone.init_cfg.checkpoint.removeprefix('stage://'))
@@ -376,8 +404,19 @@ def full_size_models() -> list:
     ]
 
 
+def with_classes_of_the_table(cfg: dict) -> dict:
+    """A copy in which a segmentor has the classes of Cityscapes."""
+    cfg = copy.deepcopy(cfg)
+    model = published(cfg['cfg_path']).model if 'cfg_path' in cfg else cfg
+    for head in {'decode_head', 'auxiliary_head'} & model.keys():
+        cfg[head] = dict(cfg.get(head, {}), num_classes=19)
+    return cfg
+
+
 def label(model: dict) -> str:
     """Name of a model in the table of sizes."""
+    if model.type == 'EncoderDecoder':
+        return segmentor_label(model)
     backbone = model.backbone
     if backbone.type == 'kdvit_mm.ResNeXt18':
         name = 'RX18'
@@ -387,10 +426,19 @@ def label(model: dict) -> str:
         name = f'R{backbone.depth}'
     if model.type == 'ImageClassifier':
         return f'{backbone.type}-{backbone.depth}'
-    if model.type == 'EncoderDecoder':
-        head = {'PSPHead': 'PSPNet', 'ASPPHead': 'DeepLabV3'}
-        return f'{head[model.decode_head.type]} {name}-D8'
     return f'{model.type} {name}'.replace('FasterRCNN', 'Faster R-CNN')
+
+
+def segmentor_label(model: dict) -> str:
+    backbone, head = model.backbone, model.decode_head.type
+    if head == 'SegformerHead':
+        # B0 has two blocks in its third stage.
+        size = {2: 'B0', 27: 'B4'}[backbone.num_layers[2]]
+        return f'SegFormer MiT-{size}'
+    name = f'R{backbone.depth}' if 'depth' in backbone else backbone.type
+    if head == 'UPerHead':
+        return f'UPerNet {name}'
+    return f'{dict(PSPHead="PSPNet", ASPPHead="DeepLabV3")[head]} {name}-D8'
 
 
 SCOPES = {'EncoderDecoder': 'mmseg', 'ImageClassifier': 'mmpretrain'}
@@ -475,7 +523,7 @@ def test_table_of_sizes_is_true():
     models = {label(model): model for model in full_size_models()}
     assert models.keys() == table.keys()
     for name, cfg in models.items():
-        model = on_meta(cfg)
+        model = on_meta(with_classes_of_the_table(cfg))
         images = torch.zeros(1, 3, *image_size(cfg), device='meta')
         flops = count_flops(model, dict(inputs=images))
         counted = (

@@ -1,6 +1,7 @@
 """Figures in metafiles and tables are of the very setting they stand for."""
 
 import copy
+import functools
 import importlib
 import json
 import re
@@ -143,6 +144,7 @@ def test_figures_of_other_settings_are_found(target, change, wrong):
     assert mistakes(entry, collection) == wrong
 
 
+@functools.cache
 def upstream_metrics(cfg_path: str) -> dict[str, float]:
     """Of a config, as the metafile of its package has them."""
     package, path = cfg_path.split('::')

@@ -453,3 +453,23 @@ def detection_batch(number: int = 2, size: int = 128, seed: int = 0) -> dict:
         )
         samples.append(dict(inputs=image, data_samples=sample))
     return pseudo_collate(samples)
+
+
+def segmentation_batch(
+    number: int = 2, size: int = 64, classes: int = CLASSES + 1, seed: int = 0
+) -> dict:
+    """Random images with random label maps."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    generator = torch.Generator().manual_seed(seed)
+    samples = []
+    for _ in range(number):
+        image = torch.randint(
+            256, (3, size, size), generator=generator, dtype=torch.uint8
+        )
+        sample = SegDataSample(metainfo=dict(img_shape=(size, size)))
+        truth = torch.randint(classes, (1, size, size), generator=generator)
+        sample.gt_sem_seg = PixelData(data=truth)
+        samples.append(dict(inputs=image, data_samples=sample))
+    return pseudo_collate(samples)

@@ -9,6 +9,8 @@ from mmengine.utils import get_object_from_string
 
 from kdvit_mm.analysis.configs import ConfigError
 from kdvit_mm.autodistill.connectors import (
+    STUDENT_WIDTHS,
+    TEACHER_WIDTHS,
     fit_connector,
     make_connectors,
     set_keys,
@@ -162,6 +164,14 @@ class PairAdapter:
             connector = self.distiller['connectors'][records[0]['connector']]
             fit_connector(connector, students, teachers, resizes)
             return
+        kind = _class_of(loss)
+        if getattr(kind, 'equal_dims', None) == 1:
+            # Channels may differ; sizes, too, unless it says otherwise.
+            resizes = resizes or not kind.equal_sizes
+            teachers = [
+                (*ours[:2], *theirs[2:])
+                for ours, theirs in zip(students, teachers, strict=True)
+            ]
         connectors = make_connectors(students, teachers, resizes)
         if connectors and len(students) > 1:
             self._losses[name] = {
@@ -299,8 +309,13 @@ class PairAdapter:
         students: Sequence[Shape],
         teachers: Sequence[Shape],
     ) -> None:
-        """Sets channels and strides, which are the teacher's."""
-        set_keys(loss, WIDTHS, [width(shape) for shape in teachers])
+        """Sets channels and strides, the teacher's if it does not say."""
+        set_keys(loss, STUDENT_WIDTHS, [width(shape) for shape in students])
+        set_keys(
+            loss,
+            (*WIDTHS, *TEACHER_WIDTHS),
+            [width(shape) for shape in teachers],
+        )
         if len(teachers[0]) == 4:
             height = self._probes['teacher'].size[0]
             set_keys(loss, STRIDES, strides_of(teachers, height))
@@ -308,15 +323,18 @@ class PairAdapter:
     def _take_from_head(self, loss: dict[str, Any]) -> None:
         """Gives a loss what its parameters ask for of the student's head."""
         student = self._probes['student']
-        head = student.config.get('bbox_head')
-        if not isinstance(head, dict):
-            return
-        training = student.config.get('train_cfg') or {}
-        found = {
-            'anchor_generator': head.get('anchor_generator'),
-            'assigner': training.get('assigner'),
-            'reg_max': getattr(student.model.bbox_head, 'reg_max', None),
-        }
+        config = student.config.get('bbox_head')
+        found: dict[str, Any] = {}
+        if isinstance(config, dict):
+            training = student.config.get('train_cfg') or {}
+            found['anchor_generator'] = config.get('anchor_generator')
+            found['assigner'] = training.get('assigner')
+            found['reg_max'] = getattr(
+                student.model.bbox_head, 'reg_max', None
+            )
+        segments = getattr(student.model, 'decode_head', None)
+        for key in ('num_classes', 'ignore_index'):
+            found[key] = getattr(segments, key, None)
         known = signature(_class_of(loss)).parameters
         for key, value in found.items():
             if key in known and value is not None:

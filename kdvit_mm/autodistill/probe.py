@@ -20,6 +20,8 @@ from kdvit_mm.models.utils.explain import classes_of
 MODES = ('loss', 'tensor', 'predict')
 # Of a ResNet.
 STAGES = 4
+# What others call otherwise.
+CLASSIFIERS = ('decode_head.conv_seg', 'head.fc')
 # What the base classes of a package's models are for.
 TASKS = {
     'mmdet': 'Detection',
@@ -157,7 +159,7 @@ def locate(probe: Probe, source: str) -> tuple[str, int | None]:
         number = len(probe.outputs['backbone'])
         stage = int(inner[-1]) if inner[-1:].isdigit() else STAGES
         return 'backbone', min(max(number + stage - STAGES, 1), number) - 1
-    if part in ('decode_head', 'head') and inner:
+    if source in CLASSIFIERS:
         classifiers = [
             name
             for name, shape in probe.outputs.items()

@@ -47,6 +47,8 @@ class DistillLoss(nn.Module):
     resized_side: str | None = None
     #: How many leading dimensions of both sides must be equal; None for all.
     equal_dims: int | None = None
+    #: Whether heights and widths must be equal where channels need not.
+    equal_sizes = False
     #: How many images a batch needs, where a loss compares them.
     min_images = 1
     #: New names of keys, by their names in earlier versions.
@@ -212,6 +214,14 @@ class DistillLoss(nn.Module):
                     if student.shape[:1] == teacher.shape[:1]
                     else 'Record both for the same images, or proposals.'
                 )
+            )
+        if self.equal_sizes and student.shape[2:] != teacher.shape[2:]:
+            raise ValueError(
+                f'{type(self).__name__}: preds_S has the shape '
+                f'{describe(student)} and preds_T {describe(teacher)}, but '
+                'heights and widths must be equal. Record both where the '
+                'stride is the same, such as source="decode_head.dropout" of '
+                'two heads behind backbones of one output stride.'
             )
         if 0 < len(student) < self.min_images:
             raise ValueError(

@@ -57,6 +57,7 @@ class CIRKDMiniBatchLoss(DistillLoss):
 
     takes_dims = (4,)
     equal_dims = 1
+    equal_sizes = True
 
     def __init__(
         self,
@@ -72,7 +73,6 @@ class CIRKDMiniBatchLoss(DistillLoss):
         self, student: torch.Tensor, teacher: torch.Tensor
     ) -> torch.Tensor:
         """Computes one level from maps of shape (N, C, H, W)."""
-        _check_sizes(self, student, teacher)
         pixels = student[0, 0].numel()
         args = []
         for maps in (student, teacher):
@@ -184,6 +184,7 @@ class CIRKDMemoryLoss(DistillLoss):
 
     takes_dims = (4,)
     equal_dims = 1
+    equal_sizes = True
     takes_one_level = True
 
     pixel_queue: torch.Tensor
@@ -269,7 +270,6 @@ class CIRKDMemoryLoss(DistillLoss):
                 single pixel.
         """
         student, teacher = students[0], teachers[0]
-        _check_sizes(self, student, teacher)
         for side, maps in (('student', student), ('teacher', teacher)):
             channels = getattr(self, f'{side}_channels')
             if maps.size(1) != channels:
@@ -435,19 +435,6 @@ class CIRKDMemoryLoss(DistillLoss):
         slot = (count[classes] + place) % size
         queue[classes[stays], slot[stays]] = rows[order[stays]]
         count += new
-
-
-def _check_sizes(
-    loss: DistillLoss, student: torch.Tensor, teacher: torch.Tensor
-) -> None:
-    if student.shape[2:] != teacher.shape[2:]:
-        raise ValueError(
-            f'{type(loss).__name__}: preds_S has the shape '
-            f'{describe(student)} and preds_T {describe(teacher)}, but '
-            'heights and widths must be equal. Record both where the stride '
-            'is the same, such as source="decode_head.bottleneck" of two '
-            'heads behind backbones of one output stride.'
-        )
 
 
 def _pixels(maps: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,7 @@ EXAMPLES = [
     Example(dict(type='KDLoss'), neck, 'neck'),
     Example(dict(type='KDLoss', tau=2), lambda: pair(3, 5)),
     Example(dict(type='KDLoss'), lambda: pair(2, 5, 6, 4)),
+    Example(dict(type='KDLoss', use_sigmoid=True), neck, 'neck'),
 ]
 
 DISTILLER = on_logits(
@@ -54,9 +55,23 @@ def test_a_map_is_the_mean_of_its_pixels():
     torch.testing.assert_close(loss(student, teacher), loss(*rows))
 
 
-def test_equal_networks():
+@pytest.mark.parametrize('classes', [1, 4])
+def test_sigmoids_are_softmaxes_of_two_classes_each(classes):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 2, classes, 3, 5)
+    loss = KDLoss(tau=3.0, use_sigmoid=True)(student, teacher)
+    pairs = [
+        torch.stack([x.flatten(), torch.zeros(x.numel())], 1)
+        for x in (student, teacher)
+    ]
+    expected = classes * KDLoss(tau=3.0)(*pairs)
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize('use_sigmoid', [False, True])
+def test_equal_networks(use_sigmoid):
     logits = torch.randn(3, 7, requires_grad=True)
-    loss = KDLoss(tau=4.0)(logits, logits)
+    loss = KDLoss(tau=4.0, use_sigmoid=use_sigmoid)(logits, logits)
     loss.backward()
     assert loss.item() == 0
     torch.testing.assert_close(logits.grad, torch.zeros(3, 7))
@@ -64,7 +79,9 @@ def test_equal_networks():
 
 @on_hard_maps
 def test_hard_input(dtype, layout, shape):
-    assert_robust(KDLoss(tau=2.0), *hard_pair(dtype, layout, shape))
+    for use_sigmoid in (False, True):
+        loss = KDLoss(tau=2.0, use_sigmoid=use_sigmoid)
+        assert_robust(loss, *hard_pair(dtype, layout, shape))
 
 
 def test_hard_logits():

@@ -1,0 +1,5 @@
+# MGD on last stages of 64 and 256 channels.
+_base_ = './mgd_layer4_logits.py'
+distiller = dict(
+    connectors=dict(
+        generator=dict(student_channels=64, teacher_channels=256)))

@@ -1,0 +1,5 @@
+_base_ = [
+    '../../../_base_/pairs/gfl_r101_gfl_r18_1x_coco.py',
+    '../../../_base_/distillers/kd_gfl.py',
+]
+model = dict(distiller=_base_.distiller)

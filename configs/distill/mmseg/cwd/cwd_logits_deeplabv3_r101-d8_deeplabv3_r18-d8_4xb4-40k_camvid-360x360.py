@@ -1,0 +1,5 @@
+_base_ = [
+    '../../../_base_/pairs/deeplabv3_r101-d8_deeplabv3_r18-d8_4xb4-40k_camvid-360x360.py',  # noqa: E501
+    '../../../_base_/distillers/cwd_logits.py',
+]
+model = dict(distiller=_base_.distiller)
