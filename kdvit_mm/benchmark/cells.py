@@ -118,7 +118,7 @@ class Cell(Stage):
     def trained_seconds(self) -> float:
         """How long its trainings took, interrupted ones included."""
         seconds = 0.0
-        for run in self.folder.glob('2*_*/'):
+        for run in self.folder.glob('[0-9]*_[0-9]*'):
             start = time.mktime(time.strptime(run.name, '%Y%m%d_%H%M%S'))
             files = (file.stat().st_mtime for file in run.rglob('*'))
             seconds += max(files, default=start) - start
