@@ -51,7 +51,8 @@ def test_is_the_plain_network():
         dict(zip(reference.state_dict(), weights, strict=True))
     )
     images = torch.randn(2, 3, 64, 96)
-    maps = model.eval()(images)
+    model.eval()  # which returns nothing
+    maps = model(images)
     assert [tuple(x.shape[1:]) for x in maps] == [
         (128, 16, 24), (256, 8, 12), (512, 4, 6), (1024, 2, 3),
     ]  # fmt: skip
