@@ -35,7 +35,7 @@ test: $(if $(filter torch211,$(ENV)),lint,setup)
 
 docs: setup
 	$(PYTHON) -m pip install -q -r requirements/docs.txt
-	$(PYTHON) -m sphinx -b html docs docs/_build
+	$(PYTHON) -m sphinx -W --keep-going -b html docs docs/_build
 
 clean:
 	rm -rf build dist *.egg-info work_dirs docs/_build

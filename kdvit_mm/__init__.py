@@ -9,7 +9,7 @@ from typing import Any
 
 # Threads of OpenMP spin while they wait for each other. With one other busy
 # process on the machine a training step takes several times as long. OpenMP
-# reads the variable when torch is loaded: hence before all other imports.
+# reads the variable when torch is loaded, so this precedes all imports.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 
 from kdvit_mm import compat

@@ -35,8 +35,9 @@ class Method:
         classes (tuple[str, ...]): Classes as configs write them.
         distillers (tuple[str, ...]): Files of ``configs/_base_/distillers``;
             the first is the one to start from.
-        demo (Mapping[str, str]): Names of configs in ``configs/demo`` by data
-            set.
+        demo (Mapping[str, tuple[str, ...]]): Names of configs in
+            ``configs/demo`` by data set; the first is the method's own, others
+            are of its variants.
         golden (bool | str): Whether it is checked against the official code,
             or how far.
         paper (str | None): Its URL.
@@ -55,13 +56,27 @@ class Method:
     needs: str | None
     classes: tuple[str, ...]
     distillers: tuple[str, ...]
-    demo: Mapping[str, str]
+    demo: Mapping[str, tuple[str, ...]]
     golden: bool | str
     paper: str | None
     code: str | None
     folder: Path
     facts: Mapping[str, Any] = field(repr=False)
     models: tuple[dict, ...] = field(repr=False)
+
+    @property
+    def demos(self) -> dict[str, dict[str, str]]:
+        """dict[str, dict[str, str]]: The demos by what ``METHOD=`` takes.
+
+        That is the method's name for its own, and the first part of the
+        config's name for a variant.
+        """
+        found: dict[str, dict[str, str]] = {}
+        for data, (own, *variants) in self.demo.items():
+            found.setdefault(self.name, {})[data] = own
+            for variant in variants:
+                found.setdefault(variant.split('_')[0], {})[data] = variant
+        return found
 
 
 def config_root() -> Path:
@@ -93,7 +108,7 @@ def read_method(metafile: Path) -> Method:
         Method: The method.
 
     Raises:
-        ValueError: If a fact is missing, or the task is none of
+        ValueError: If a fact is missing, or the task is not one of
             :data:`TASKS`.
     """
     content = load(str(metafile))
@@ -123,7 +138,10 @@ def read_method(metafile: Path) -> Method:
         needs=facts.get('Needs'),
         classes=tuple(facts['Classes']),
         distillers=tuple(facts['Distillers']),
-        demo=facts.get('Demo', {}),
+        demo={
+            data: (found,) if isinstance(found, str) else tuple(found)
+            for data, found in facts.get('Demo', {}).items()
+        },
         golden=facts.get('Golden', False),
         paper=collection.get('Paper', {}).get('URL'),
         code=collection.get('Code', {}).get('URL'),

@@ -1,4 +1,4 @@
-"""Programs that stop when they are asked to, and their children with them."""
+"""Stops programs and their child processes on signals."""
 
 import os
 import signal

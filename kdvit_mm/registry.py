@@ -20,7 +20,7 @@ SCOPE = 'kdvit_mm'
 
 
 class RenamedKeyWarning(DeprecationWarning):
-    """A config has a key that is called otherwise by now."""
+    """A config has a key that has been renamed."""
 
 
 # Shown to users, as other deprecation warnings are not, and once per key.

@@ -15,7 +15,7 @@ from tests.test_configs_full import ROOT, label, parsed, published
 
 METAFILES = sorted((ROOT / 'distill').rglob('metafile.yml'))
 REPOSITORY_FILE = (
-    r'https://github\.com/[^/]+/[^/]+/blob/[^/]+/\S+\.(md|py|yml)'
+    r'https://github\.com/[^/]+/[^/]+/blob/[^/]+/\S+\.(md|py|sh|yml)'
 )
 PAPER = r'https://arxiv\.org/abs/\d{4}\.\d{5}'
 #: Students alone are trained anew by authors.
@@ -32,6 +32,12 @@ ENTRIES = {
     entry['Name']: (entry, collection)
     for collection, entries in map(read, METAFILES)
     for entry in entries
+}
+#: All but those for CIFAR-100, which tools/misc/generate_configs.py writes.
+BY_PACKAGES = {
+    name: found
+    for name, found in ENTRIES.items()
+    if not name.endswith('_cifar100')
 }
 PUBLISHED = [
     name
@@ -89,7 +95,7 @@ def mistakes(entry: dict, collection: dict) -> list[str]:
     return wrong + sorted(found.keys() - known)
 
 
-@pytest.mark.parametrize('name', ENTRIES)
+@pytest.mark.parametrize('name', BY_PACKAGES)
 def test_published_figures_are_of_the_configs_own_setting(name):
     assert mistakes(*ENTRIES[name]) == []
     assert f'_{schedule(name)}_' in name.replace('-', '_')
@@ -169,7 +175,7 @@ def test_figures_of_teachers_and_students_are_the_packages_own():
 
 
 def test_metafiles_name_the_models_of_the_configs():
-    for entry, _ in ENTRIES.values():
+    for entry, _ in BY_PACKAGES.values():
         if 'Student' in entry['Metadata']:
             model = parsed(ROOT.parent / entry['Config']).model
             sides = {

@@ -1,4 +1,4 @@
-"""Distils a small model and shows what came of it.
+"""Distils a small model and shows the results.
 
 Trains a teacher, the student alone and the student distilled, with one seed
 and one schedule, evaluates all three, exports the student and leaves a table,
@@ -9,6 +9,7 @@ interrupted. With ``--method rl`` there are plots of the chosen levels, too.
 import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ from kdvit_mm.engine.stages import (
     run_stages,
     write_options,
 )
+from kdvit_mm.models.utils.student_config import is_distillation
 from kdvit_mm.processes import Stopped, stop_on_signals
 from kdvit_mm.visualization import draw_sample, plot_grid, plot_runs
 
@@ -66,12 +68,12 @@ METRICS = {
 PARTS = {'det': '_fpn', 'seg': '-d8', 'cls': ''}
 
 
-def demos(task: str) -> dict[str, Mapping[str, str]]:
+def demos(task: str) -> Mapping[str, Mapping[str, str]]:
     """Names of the distillation configs of a task, by method and data."""
-    found = {name: m.demo for name, m in methods(TASKS[task]).items()}
-    if task == 'det':
-        found['mmrazor-cwd'] = MMRAZOR
-    return {name: configs for name, configs in found.items() if configs}
+    found: dict[str, Mapping[str, str]] = {}
+    for method in methods(TASKS[task]).values():
+        found |= method.demos
+    return found | ({'mmrazor-cwd': MMRAZOR} if task == 'det' else {})
 
 
 def find_recipe(task: str, data: str, method: str) -> Recipe:
@@ -265,14 +267,18 @@ def run(args: argparse.Namespace) -> None:
     trained = {name: stage_of[path.stem] for name, path in config.items()}
     distilled = trained['distilled'].checkpoint
     exported = out / 'student_distilled.pth'
-    subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / 'tools/model_converters/export_student.py'),
-            distilled, str(exported), '--config', str(config['student']),
-        ],
-        check=True,
-    )  # fmt: skip
+    if is_distillation(Config.fromfile(config['distilled'])):
+        subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / 'tools/model_converters/export_student.py'),
+                distilled, str(exported), '--config', str(config['student']),
+            ],
+            check=True,
+        )  # fmt: skip
+    else:
+        # The last stage trains the student alone.
+        shutil.copyfile(distilled, exported)
 
     print('\n== evaluation', flush=True)
     runners, results = {}, {}

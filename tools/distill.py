@@ -66,7 +66,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(tool: str, *args: str | Path) -> None:
-    """Runs one of the tools; its failure is this program's."""
+    """Runs one of the tools; exits with its status if it fails."""
     print(f'\n== {tool}', flush=True)
     child = start_child([sys.executable, str(TOOLS / tool), *map(str, args)])
     try:

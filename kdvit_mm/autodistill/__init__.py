@@ -205,7 +205,7 @@ def _run(
 
 
 class _Maker:
-    """A distillation in the making.
+    """Makes the config of a distillation.
 
     Args:
         method (Method): The method.

@@ -37,11 +37,11 @@ STRIDES = ('stride', 'strides')
 class PairAdapter:
     """Fits a distiller's config to a student and a teacher.
 
-    Sources that a model lacks are replaced by what plays the same part in it,
-    pyramids are cut to the levels that both models have, numbers of levels,
-    channels, strides and what is the student head's are set, and connectors
-    are added where channels or sizes differ. All of it goes by the names of
-    recorders, keys and parameters: no method is known here.
+    Sources that a model lacks are replaced by their counterparts, pyramids are
+    cut to the levels that both models have, and numbers of levels, channels,
+    strides and values of the student's head are set. Connectors are added
+    where channels or sizes differ. Recorders, keys and parameters are found by
+    their names: no method is named here.
 
     Args:
         distiller (Mapping[str, Any]): Config of the method's distiller.
@@ -148,7 +148,7 @@ class PairAdapter:
         elif all(isinstance(shape, tuple) for shape in shapes):
             students, teachers = [[shape] for shape in shapes]
         else:
-            # What these are only the loss can say.
+            # Only the loss knows what these are.
             return
         refusal = self._refuse_scores(records, students[0], teachers[0])
         if refusal:
@@ -329,7 +329,9 @@ class PairAdapter:
             training = student.config.get('train_cfg') or {}
             found['anchor_generator'] = config.get('anchor_generator')
             found['assigner'] = training.get('assigner')
-            found['reg_max'] = getattr(student.model.bbox_head, 'reg_max', None)
+            found['reg_max'] = getattr(
+                student.model.bbox_head, 'reg_max', None
+            )
         segments = getattr(student.model, 'decode_head', None)
         for key in ('num_classes', 'ignore_index'):
             found[key] = getattr(segments, key, None)

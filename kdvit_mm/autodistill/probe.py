@@ -81,7 +81,7 @@ def build_probe(side: str, config: ConfigDict) -> Probe:
 
 
 def run_probe(probe: Probe, data: dict[str, Any]) -> None:
-    """Runs a model as far as it comes and notes what its modules return.
+    """Runs a model as far as possible and notes what its modules return.
 
     Args:
         probe (Probe): Receives ``outputs`` and ``size``.
@@ -130,7 +130,7 @@ def _noting_shapes(probe: Probe) -> Iterator[None]:
 
 
 def locate(probe: Probe, source: str) -> tuple[str, int | None]:
-    """Finds what plays a module's part in a model.
+    """Finds the counterpart of a module in a model.
 
     Args:
         probe (Probe): The model, after it has run.
@@ -173,5 +173,5 @@ def locate(probe: Probe, source: str) -> tuple[str, int | None]:
             return classifiers[-1], None
     raise ConfigError(
         f'It records "{source}", but the {probe.side} ({probe.kind}) calls no '
-        'such module, and none that plays its part.'
+        'such module and has no counterpart of it.'
     )

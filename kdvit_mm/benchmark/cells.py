@@ -1,22 +1,26 @@
 """Cells of a table: the runs of its rows and teachers, and their results."""
 
 import json
+import os
 import sys
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from kdvit_mm.benchmark.records import Record, Records
 from kdvit_mm.benchmark.table import (
-    Line,
+    Metric,
     Row,
     Table,
     TableError,
     Teacher,
-    compare,
     reference,
     slug,
 )
-from kdvit_mm.datasets.preparation import data_options
+from kdvit_mm.datasets.preparation import data_options, identify_data
 from kdvit_mm.engine.stages import (
     SCHEME,
     TOOLS,
@@ -28,6 +32,10 @@ from kdvit_mm.engine.stages import (
 from kdvit_mm.visualization import read_scalars
 
 TEACHER_SEED = 0
+# In the table's unit: what counts as a gain to a teacher's patience.
+MIN_GAIN = 0.1
+# What mmengine logs of every validation, whatever its metrics.
+TIMES = {'step', 'time', 'data_time'}
 
 
 @dataclass(eq=False)
@@ -38,10 +46,13 @@ class Cell(Stage):
         seed (int): Its seed. Defaults to 0.
         given (str | None): A checkpoint that is there already; the cell is
             then evaluated and not trained. Defaults to None.
+        recorded (Record | None): Its result, where another machine has
+            trained it. Defaults to None.
     """
 
     seed: int = TEACHER_SEED
     given: str | None = None
+    recorded: Record | None = None
 
     def __str__(self) -> str:
         return f'{self.name}, seed {self.seed}'
@@ -60,8 +71,21 @@ class Cell(Stage):
 
     @property
     def finished(self) -> bool:
-        """Whether it need not be run."""
+        """Whether it was run here."""
         return self.result_file.is_file()
+
+    @property
+    def known(self) -> bool:
+        """Whether there is a result, from here or elsewhere."""
+        return self.finished or self.recorded is not None
+
+    @cached_property
+    def data_identity(self) -> str:
+        """Stands for its data set; '' if that is not there."""
+        root = read(self.config, self.options | self.data).get('data_root')
+        # It may be made later.
+        is_there = root and Path(root).is_dir()
+        return identify_data(Path(root)) if is_there else ''
 
     @property
     def checkpoint(self) -> str:
@@ -91,14 +115,105 @@ class Cell(Stage):
                 closing = [] if 'loss' in record else [*closing, record]
         return closing
 
+    def trained_seconds(self) -> float:
+        """How long its trainings took, interrupted ones included."""
+        seconds = 0.0
+        for run in self.folder.glob('[0-9]*_[0-9]*'):
+            start = time.mktime(time.strptime(run.name, '%Y%m%d_%H%M%S'))
+            files = (file.stat().st_mtime for file in run.rglob('*'))
+            seconds += max(files, default=start) - start
+        return seconds
 
-def make_cells(table: Table, out: Path, root: str | None) -> list[Cell]:
+    def validations(self, key: str) -> list[dict[str, float]]:
+        """What its validations logged.
+
+        Args:
+            key (str): The metric.
+
+        Returns:
+            list[dict[str, float]]: One dictionary per validation that has the
+            metric, oldest first.
+        """
+        return [r for r in read_scalars(self.folder) if key in r]
+
+    def record(self, table: Table) -> Record | None:
+        """Its result, as it is kept with the table.
+
+        Args:
+            table (Table): The table, which says what is taken from the log.
+
+        Returns:
+            Record | None: None if it is not finished.
+        """
+        if self.result is None:
+            return self.recorded
+        log = read_scalars(self.folder)
+        columns = {c.name: c.take(log) for c in table.columns}
+        key = table.metric.key
+        return Record(
+            name=self.name,
+            seed=self.seed,
+            fingerprint=self.fingerprint,
+            data=self.data_identity,
+            metrics={
+                name: value
+                for name, value in self.result['metrics'].items()
+                if name not in TIMES
+            },
+            curve=[[r['step'], r[key]] for r in log if key in r],
+            columns={k: v for k, v in columns.items() if v is not None},
+            seconds=self.result['seconds'],
+            machine=self.result['machine'],
+            torch=self.result['torch'],
+        )
+
+
+def teacher_cache() -> Path:
+    """Where teachers are kept, for all tables of this user."""
+    root = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(root, 'kdvit_mm', 'teachers')
+
+
+def patience_options(metric: Metric, patience: int) -> dict[str, Any]:
+    """Config options that end a training when it stops gaining.
+
+    Args:
+        metric (Metric): What is to gain.
+        patience (int): How many validations may gain nothing in a row.
+
+    Returns:
+        dict[str, Any]: Values by dotted keys.
+    """
+    stopping = {
+        'type': 'mmengine.EarlyStoppingHook',
+        'monitor': metric.key,
+        'rule': 'greater',
+        'min_delta': MIN_GAIN / metric.scale,
+        'patience': patience,
+    }
+    return {
+        'default_hooks.checkpoint.save_best': metric.key,
+        'default_hooks.checkpoint.rule': 'greater',
+        **{
+            f'default_hooks.early_stopping.{k}': v for k, v in stopping.items()
+        },
+    }
+
+
+def make_cells(
+    table: Table, out: Path, root: str | None, records: Records | None = None
+) -> list[Cell]:
     """All cells of a table; a cell comes after those that it needs.
+
+    A teacher that is trained has its folder in the user's cache, so that it
+    is trained once for all tables. A row whose weights are not chosen yet has
+    no cells.
 
     Args:
         table (Table): The table.
         out (Path): Folder of the table's output.
         root (str | None): Folder of the data set, if not the configs' own.
+        records (Records | None): Results that are known. Defaults to none.
 
     Returns:
         list[Cell]: The teachers' cells, then the rows'.
@@ -111,7 +226,10 @@ def make_cells(table: Table, out: Path, root: str | None) -> list[Cell]:
     for teacher in table.teachers:
         _add_cells(cells, table, teacher, [TEACHER_SEED], out, root)
     for row in table.rows:
-        _add_cells(cells, table, row, table.seeds, out, root)
+        if row.factor is not None:
+            _add_cells(cells, table, row, table.seeds, out, root)
+    for cell in cells.values():
+        cell.recorded = records.find(cell) if records else None
     return [*cells.values()]
 
 
@@ -144,6 +262,11 @@ def _add_cells(
                 'model.teacher.'
             )
         options['model.teacher_ckpt'] = SCHEME + slug(teacher)
+    given = patience = None
+    if isinstance(entry, Teacher):
+        given, patience = entry.checkpoint, entry.patience
+    if patience:
+        options |= patience_options(table.metric, patience)
     for seed in seeds:
         # Of a row, the cell with the same seed.
         above = sorted(
@@ -156,13 +279,18 @@ def _add_cells(
             folder=out / slug(entry.name) / f'seed_{seed}',
             options=options | {'randomness.seed': seed},
             data=data,
+            keeps='best' if patience else 'last',
             seed=seed,
-            given=entry.checkpoint if isinstance(entry, Teacher) else None,
+            given=given,
         )
         try:
             cell.connect({slug(cell.name): cell for cell in above})
         except RecipeError as error:
             raise TableError(f'{table.file}: {error}') from None
+        if isinstance(entry, Teacher) and not given:
+            stands_for = [cell.fingerprint[:16], cell.data_identity]
+            name = '-'.join([cell.config.stem, *filter(None, stands_for)])
+            cell.folder = teacher_cache() / name
         cells[entry.name, seed] = cell
 
 
@@ -195,12 +323,46 @@ def choose_cells(
             )
     chosen = names or [row.name for row in table.rows]
     part, parts = shard
-    mine: set[Stage] = {c for c in cells if c.name in chosen}
-    mine = {*[c for c in cells if c in mine][part - 1 :: parts]}
+    own = [cell for cell in cells if cell.name in chosen]
+    return with_needs(cells, own[part - 1 :: parts])
+
+
+def with_needs(cells: Sequence[Cell], wanted: Collection[Cell]) -> list[Cell]:
+    """Cells and all that they need.
+
+    Args:
+        cells (Sequence[Cell]): All cells, each after those that it needs.
+        wanted (Collection[Cell]): Some of them.
+
+    Returns:
+        list[Cell]: Those and what they need, in their order.
+    """
+    found: set[Stage] = {*wanted}
     for cell in reversed(cells):
-        if cell in mine:
-            mine.update(need.stage for need in cell.needs.values())
-    return [cell for cell in cells if cell in mine]
+        if cell in found:
+            found.update(need.stage for need in cell.needs.values())
+    return [cell for cell in cells if cell in found]
+
+
+def cells_to_run(cells: Sequence[Cell]) -> list[Cell]:
+    """Those that have no result, and what they need here.
+
+    A teacher that another machine has trained has left no checkpoint here.
+
+    Args:
+        cells (Sequence[Cell]): The cells that are wanted and those that they
+            need, in their order.
+
+    Returns:
+        list[Cell]: Those to run, in their order.
+    """
+    chosen: list[Cell] = []
+    needed: set[Stage] = set()
+    for cell in reversed(cells):
+        if not (cell.finished if cell in needed else cell.known):
+            chosen.insert(0, cell)
+            needed.update(need.stage for need in cell.needs.values())
+    return chosen
 
 
 def read_metric(table: Table, record: dict[str, float]) -> float:
@@ -212,29 +374,3 @@ def read_metric(table: Table, record: dict[str, float]) -> float:
             'the same command takes up what is finished.'
         )
     return table.metric.scale * record[table.metric.key]
-
-
-def make_lines(table: Table, cells: list[Cell]) -> list[Line]:
-    """Reads the results of all cells that are finished."""
-    lines = []
-    entries: list[Teacher | Row] = [*table.teachers, *table.rows]
-    for entry in entries:
-        own = [cell for cell in cells if cell.name == entry.name]
-        line = Line(entry.name, len(own))
-        for cell in own:
-            if cell.result is None:
-                continue
-            metrics = cell.result['metrics']
-            line.values[cell.seed] = read_metric(table, metrics)
-            records = read_scalars(cell.folder) if table.columns else []
-            for column in table.columns:
-                value = column.take(records)
-                if value is not None:
-                    by_seed = line.columns.setdefault(column.name, {})
-                    by_seed[cell.seed] = value
-        if isinstance(entry, Row):
-            line.against = entry.against
-            line.published, line.source = entry.published, entry.source
-        lines.append(line)
-    compare(lines)
-    return lines

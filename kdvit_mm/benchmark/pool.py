@@ -1,6 +1,7 @@
 """Runs cells of a table, several at once."""
 
 import json
+import logging
 import os
 import time
 from dataclasses import dataclass
@@ -10,14 +11,12 @@ from statistics import fmean
 import torch
 from mmengine.logging import print_log
 
-from kdvit_mm.benchmark.cells import Cell, read_metric
+from kdvit_mm.benchmark.cells import TIMES, Cell, read_metric
+from kdvit_mm.benchmark.records import Records
 from kdvit_mm.benchmark.table import Table
 from kdvit_mm.benchmark.timing import describe_machine
 from kdvit_mm.engine.stages import POLL_SECONDS, Training
 from kdvit_mm.processes import end_children
-
-# What mmengine logs of every validation, whatever its metrics.
-TIMES = {'step', 'time', 'data_time'}
 
 
 def make_slots(gpus: str | None, jobs: int) -> list[dict[str, str]]:
@@ -46,19 +45,25 @@ class Pool:
 
     Args:
         table (Table): The table.
-        cells (list[Cell]): The cells to run; those with a result are passed
-            over.
+        cells (list[Cell]): The cells to run, each after those of them that
+            it needs.
         slots (list[dict[str, str]]): Environments of the cells that run at
             once.
+        records (Records): Where the results are kept.
     """
 
     def __init__(
-        self, table: Table, cells: list[Cell], slots: list[dict[str, str]]
+        self,
+        table: Table,
+        cells: list[Cell],
+        slots: list[dict[str, str]],
+        records: Records,
     ) -> None:
         self.table = table
+        self.records = records
         self.total = len(cells)
         self.parallel = len(slots)
-        self.waiting = [cell for cell in cells if not cell.finished]
+        self.waiting = [*cells]
         self.free = [*slots]
         self.running: list[Job] = []
         self.failed: list[Cell] = []
@@ -67,8 +72,6 @@ class Pool:
 
     def run(self) -> list[Cell]:
         """Runs all cells and returns those that failed."""
-        finished = self.total - len(self.waiting)
-        print_log(f'{finished} of {self.total} cells are finished.')
         try:
             while self.waiting or self.running:
                 for job in [*self.running]:
@@ -106,9 +109,7 @@ class Pool:
         if job.training.process.returncode:
             self._fail(cell, cell.last_lines())
         elif closing:
-            key = self.table.metric.key
-            having = (r for r in reversed(closing) if key in r)
-            validation = next(having, closing[-1])
+            validation = self._choose_validation(cell, closing)
             if validation.keys() <= TIMES:
                 self._fail(
                     cell,
@@ -127,8 +128,21 @@ class Pool:
             self._fail(cell, f'{cell.config} did not end with a validation.')
         job.training.lock.close()
 
+    def _choose_validation(
+        self, cell: Cell, closing: list[dict[str, float]]
+    ) -> dict[str, float]:
+        """That of the checkpoint which the cell leaves, if it says enough."""
+        key = self.table.metric.key
+        if cell.keeps == 'best':
+            best = max(
+                cell.validations(key), key=lambda r: r[key], default=None
+            )
+            return best or closing[-1]
+        having = (r for r in reversed(closing) if key in r)
+        return next(having, closing[-1])
+
     def _write_result(self, job: Job, record: dict[str, float]) -> None:
-        seconds = time.time() - job.start
+        seconds = job.cell.trained_seconds()
         result = {
             'metrics': record,
             'seconds': round(seconds, 1),
@@ -139,7 +153,8 @@ class Pool:
         unfinished = job.cell.result_file.with_suffix('.tmp')
         unfinished.write_text(json.dumps(result, indent=2))
         os.replace(unfinished, job.cell.result_file)
-        self.seconds.append(seconds)
+        self._keep(job.cell)
+        self.seconds.append(time.time() - job.start)
         left = len(self.waiting) + len(self.running)
         minutes = left * fmean(self.seconds) / self.parallel / 60
         print_log(
@@ -147,6 +162,19 @@ class Pool:
             f'{self.table.metric.name} {read_metric(self.table, record):.2f} '
             f'in {seconds:.0f} s; about {minutes:.0f} min left',
         )
+
+    def _keep(self, cell: Cell) -> None:
+        """Adds a result to the records, or compares it with that there."""
+        own = cell.record(self.table)
+        if cell.recorded is None and own is not None:
+            self.records.add(own)
+            cell.recorded = own
+        elif own and cell.recorded and own.metrics != cell.recorded.metrics:
+            print_log(
+                f'{cell}: trained again, with another result than the one in '
+                f'{self.records.file}.',
+                level=logging.WARNING,
+            )
 
     def _fail(self, cell: Cell, why: str) -> None:
         self.failed.append(cell)

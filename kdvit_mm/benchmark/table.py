@@ -1,18 +1,11 @@
-"""Tables of methods and seeds: their description, statistics and rendering."""
+"""Tables of methods and seeds: what their files describe."""
 
-import csv
-import io
-import json
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, TypeVar
-
-from prettytable import PrettyTable, TableStyle
-from scipy.stats import t as student_t
 
 from kdvit_mm.engine.recipe import (
     check_keys,
@@ -22,8 +15,8 @@ from kdvit_mm.engine.recipe import (
 )
 from kdvit_mm.engine.stages import RecipeError
 
-CONFIDENCE = 0.95
-MISSED = '-'
+# Of fields that no table file gives.
+DERIVED: dict[str, Any] = {'derived': True}
 
 
 class TableError(RecipeError):
@@ -87,12 +80,16 @@ class Teacher:
         config (Path): Its config.
         checkpoint (str | None): File or URL of its weights; None to train
             it. Defaults to None.
+        patience (int | None): It is trained until so many validations in a
+            row gain less than 0.1, and its best checkpoint teaches. Defaults
+            to None, to the end of its schedule, and the last one.
         options (dict[str, Any]): Config options. Defaults to none.
     """
 
     name: str
     config: Path
     checkpoint: str | None = None
+    patience: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -111,6 +108,10 @@ class Row:
         published (str): The published figure. Defaults to ''.
         source (str): Where that was published. Defaults to ''.
         options (dict[str, Any]): Config options. Defaults to none.
+        equal_time (bool): Whether it is a baseline that is trained for as
+            long as the slowest method. Set by the tool.
+        factor (float | None): What the tool multiplied the weights of its
+            distill losses by; None if they have not been chosen yet.
     """
 
     name: str
@@ -121,6 +122,22 @@ class Row:
     published: str = ''
     source: str = ''
     options: dict[str, Any] = field(default_factory=dict)
+    equal_time: bool = field(default=False, metadata=DERIVED)
+    factor: float | None = field(default=1.0, metadata=DERIVED)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Weights that are tried for every method before its seeds are run.
+
+    Attributes:
+        seed (int): Seed of these trials, which is none of the table's.
+        factors (list[float]): What the weights of all of a row's distill
+            losses are multiplied by.
+    """
+
+    seed: int
+    factors: list[float]
 
 
 @dataclass(frozen=True)
@@ -137,6 +154,13 @@ class Table:
         columns (list[Column]): Further columns.
         data_root (str | None): Folder of the data set, if it is not the
             configs' own.
+        results (Path | None): Folder of what is kept of the table, if it is
+            there. Defaults to None, the output folder.
+        equal_time (bool): Whether each baseline has a second row, trained
+            for as long as its slowest method. Defaults to False.
+        min_gap (float): How far a teacher has to be above the baseline of
+            its rows. Defaults to 10.
+        weights_grid (Grid | None): Weights that are tried. Defaults to None.
     """
 
     file: Path
@@ -146,10 +170,14 @@ class Table:
     rows: list[Row]
     teachers: list[Teacher]
     columns: list[Column]
-    data_root: str | None
+    data_root: str | None = None
+    results: Path | None = None
+    equal_time: bool = False
+    min_gap: float = 10
+    weights_grid: Grid | None = None
 
 
-Kind = TypeVar('Kind', Metric, Column, Teacher, Row)
+Kind = TypeVar('Kind', Metric, Column, Teacher, Row, Grid)
 
 
 def read_table(file: str | Path) -> Table:
@@ -167,7 +195,8 @@ def read_table(file: str | Path) -> Table:
     """
     file = Path(file)
     required = {'title', 'metric', 'seeds', 'rows'}
-    optional = {'data_root', 'options', 'teachers', 'columns'}
+    optional = {'data_root', 'options', 'teachers', 'columns', 'results'}
+    optional |= {'equal_time', 'min_gap', 'weights_grid'}
     try:
         given = read_yaml(file)
         check_keys('the table', given, required, required | optional)
@@ -183,6 +212,8 @@ def read_table(file: str | Path) -> Table:
             for i, entry in enumerate(given['rows'])
         ]
         data_root = given.get('data_root')
+        results = given.get('results')
+        grid = given.get('weights_grid')
         table = Table(
             file=file,
             title=str(given['title']),
@@ -195,6 +226,10 @@ def read_table(file: str | Path) -> Table:
                 for i, entry in enumerate(given.get('columns') or [])
             ],
             data_root=data_root and str(file.parent / data_root),
+            results=results and file.parent / results,
+            equal_time=given.get('equal_time', False),
+            min_gap=given.get('min_gap', Table.min_gap),
+            weights_grid=grid and _parse('weights_grid', Grid, grid, file),
         )
         _check_table(table)
     except RecipeError as error:
@@ -221,7 +256,8 @@ def _parse(
     """Makes a ``kind`` of a mapping whose keys are its fields."""
     if isinstance(given, dict) and 'name' in given:
         where = f'{where} ("{given["name"]}")'
-    known = {f.name for f in fields(kind)} - (set(preset) - {'options'})
+    known = {f.name for f in fields(kind) if f.metadata != DERIVED}
+    known -= set(preset) - {'options'}
     required = {
         f.name
         for f in fields(kind)
@@ -250,6 +286,11 @@ def _parse(
         raise TableError(
             f'{where}.reduce must be mean or last, got {values["reduce"]!r}.'
         )
+    if not isinstance(values.get('patience', 1) or 1, int):
+        raise TableError(
+            f'{where}.patience must be a number of validations, got '
+            f'{values["patience"]!r}.'
+        )
     return kind(**values)
 
 
@@ -268,7 +309,7 @@ def _with_baselines(rows: list[Row]) -> list[Row]:
                 f'row "{row.name}" has no baseline: put a row with '
                 '"baseline: true" above it, or name one with "against".'
             )
-        filled.append(Row(**{**vars(row), 'against': against}))
+        filled.append(replace(row, against=against))
     return filled
 
 
@@ -277,6 +318,11 @@ def _check_table(table: Table) -> None:
         raise TableError(
             f'seeds must be a list of integers, got {table.seeds!r}.'
         )
+    check_kind('equal_time', table.equal_time, bool)
+    if not isinstance(table.min_gap, int | float):
+        raise TableError(f'min_gap must be a number, got {table.min_gap!r}.')
+    if table.weights_grid:
+        _check_grid(table, table.weights_grid)
     if not table.rows:
         raise TableError('rows is empty.')
     if len(set(table.seeds)) < len(table.seeds):
@@ -318,227 +364,19 @@ def _check_table(table: Table) -> None:
                 )
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds.
-
-    Attributes:
-        mean (float): The mean.
-        half_width (float | None): Half the width of its 95 % interval; None
-            for a single seed.
-        n (int): Number of seeds.
-    """
-
-    mean: float
-    half_width: float | None
-    n: int
-
-
-def estimate(values: Sequence[float]) -> Estimate | None:
-    """Mean and 95 % interval by Student's t distribution.
-
-    Args:
-        values (Sequence[float]): One value a seed.
-
-    Returns:
-        Estimate | None: None if there are no values.
-    """
-    n = len(values)
-    if n == 0:
-        return None
-    half_width = None
-    if n > 1:
-        quantile = float(student_t.ppf((1 + CONFIDENCE) / 2, n - 1))
-        half_width = quantile * stdev(values) / math.sqrt(n)
-    return Estimate(fmean(values), half_width, n)
-
-
-def paired_difference(
-    values: Mapping[int, float], baseline: Mapping[int, float]
-) -> Estimate | None:
-    """Mean difference of the seeds that both have, and its interval.
-
-    Args:
-        values (Mapping[int, float]): Value of a row by seed.
-        baseline (Mapping[int, float]): Value of its baseline by seed.
-
-    Returns:
-        Estimate | None: None if they share no seed.
-    """
-    shared = sorted(values.keys() & baseline.keys())
-    return estimate([values[seed] - baseline[seed] for seed in shared])
-
-
-@dataclass
-class Line:
-    """A line of the finished table.
-
-    Attributes:
-        name (str): The row or teacher.
-        seeds (int): How many seeds were to be run.
-        values (dict[int, float]): The metric by seed. Defaults to none.
-        columns (dict[str, dict[int, float]]): Further columns by name, by
-            seed. Defaults to none.
-        against (str | None): What it is compared with. Defaults to None.
-        step_ratio (float | None): Time of its training step over its
-            baseline's. Defaults to None.
-        step_memory (float | None): MiB that its training step allocates.
-            Defaults to None.
-        published (str): The published figure. Defaults to ''.
-        source (str): Where that was published. Defaults to ''.
-        difference (Estimate | None): Paired difference to ``against``; set
-            by :func:`compare`.
-    """
-
-    name: str
-    seeds: int
-    values: dict[int, float] = field(default_factory=dict)
-    columns: dict[str, dict[int, float]] = field(default_factory=dict)
-    against: str | None = None
-    step_ratio: float | None = None
-    step_memory: float | None = None
-    published: str = ''
-    source: str = ''
-    difference: Estimate | None = None
-
-    @property
-    def mean(self) -> Estimate | None:
-        """The metric over seeds."""
-        return estimate([*self.values.values()])
-
-    def column(self, name: str) -> Estimate | None:
-        """A further column over seeds."""
-        return estimate([*self.columns.get(name, {}).values()])
-
-
-def compare(lines: Sequence[Line]) -> None:
-    """Sets each line's paired difference to the line it is compared with."""
-    by_name = {line.name: line for line in lines}
-    for line in lines:
-        if line.against is not None:
-            line.difference = paired_difference(
-                line.values, by_name[line.against].values
-            )
-
-
-def _show(value: Estimate | None, sign: str = '') -> str:
-    if value is None:
-        return MISSED
-    text = f'{value.mean:{sign}.2f}'
-    if value.half_width is not None:
-        text += f' ± {value.half_width:.2f}'
-    return text
-
-
-def _show_difference(line: Line) -> str:
-    text = _show(line.difference, '+')
-    pairs = line.difference.n if line.difference else 0
-    # Seeds may be missing on either side.
-    return f'{text} ({pairs} pairs)' if 0 < pairs < line.seeds else text
-
-
-def render_markdown(
-    table: Table, lines: Sequence[Line], facts: Mapping[str, str]
-) -> str:
-    """Renders a table as Markdown.
-
-    Args:
-        table (Table): What was run.
-        lines (Sequence[Line]): Its lines.
-        facts (Mapping[str, str]): What is said above the table, such as the
-            command that made it.
-
-    Returns:
-        str: A heading, the facts and the table. Columns that no line has a
-        value for are left out.
-    """
-    columns: dict[str, list[str]] = {
-        'method': [line.name for line in lines],
-        table.metric.name: [_show(line.mean) for line in lines],
-        f'Δ {table.metric.name}': [_show_difference(line) for line in lines],
-    }
-    for column in table.columns:
-        columns[column.name] = [
-            _show(line.column(column.name)) for line in lines
-        ]
-    further = {
-        'step time ratio': [_number(line.step_ratio, '.2f') for line in lines],
-        'step MiB': [_number(line.step_memory, '.0f') for line in lines],
-        'published': [line.published or MISSED for line in lines],
-        'source': [line.source or MISSED for line in lines],
-    }
-    columns |= {
-        name: cells
-        for name, cells in further.items()
-        if set(cells) != {MISSED}
-    }
-    columns['n'] = [
-        f'{len(line.values)}'
-        if len(line.values) == line.seeds
-        else f'{len(line.values)}/{line.seeds}'
-        for line in lines
-    ]
-    pretty = PrettyTable()
-    for name, cells in columns.items():
-        pretty.add_column(name, [cell.replace('|', '\\|') for cell in cells])
-    pretty.align = 'r'
-    for name in ('method', 'source'):
-        if name in columns:
-            pretty.align[name] = 'l'
-    pretty.set_style(TableStyle.MARKDOWN)
-    said = '\n'.join(f'- {name}: {fact}' for name, fact in facts.items())
-    return f'# {table.title}\n\n{said}\n\n{pretty}\n'
-
-
-def _number(value: float | None, form: str) -> str:
-    return MISSED if value is None else f'{value:{form}}'
-
-
-def render_csv(table: Table, lines: Sequence[Line]) -> str:
-    """Renders a table as CSV, with plain numbers and all columns."""
-    rows = []
-    for line in lines:
-        row: dict[str, Any] = {'method': line.name}
-        row |= _flat(table.metric.name, line.mean)
-        row |= _flat(f'difference of {table.metric.name}', line.difference)
-        row['against'] = line.against
-        for column in table.columns:
-            row |= _flat(column.name, line.column(column.name))
-        row['step time ratio'] = line.step_ratio
-        row['step MiB'] = line.step_memory
-        row['published'], row['source'] = line.published, line.source
-        rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator='\n')
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _flat(name: str, value: Estimate | None) -> dict[str, float | None]:
-    return {
-        name: value.mean if value else None,
-        f'{name} ±': value.half_width if value else None,
-        f'{name} n': value.n if value else 0,
-    }
-
-
-def render_json(
-    table: Table, lines: Sequence[Line], facts: Mapping[str, str]
-) -> str:
-    """Renders a table as JSON, with the value of every seed."""
-    content = {
-        'title': table.title,
-        'facts': dict(facts),
-        'metric': vars(table.metric),
-        'seeds': table.seeds,
-        'lines': [
-            vars(line)
-            | {
-                'mean': line.mean and vars(line.mean),
-                'difference': line.difference and vars(line.difference),
-            }
-            for line in lines
-        ],
-    }
-    return json.dumps(content, indent=2, ensure_ascii=False) + '\n'
+def _check_grid(table: Table, grid: Grid) -> None:
+    if type(grid.seed) is not int or grid.seed in table.seeds:
+        raise TableError(
+            'weights_grid.seed must be an integer that is not in seeds '
+            f'{table.seeds}, got {grid.seed!r}: weights that are chosen with '
+            "a table's seeds favour the methods."
+        )
+    check_kind('weights_grid.factors', grid.factors, list)
+    if not grid.factors or not all(
+        isinstance(factor, int | float) and factor > 0
+        for factor in grid.factors
+    ):
+        raise TableError(
+            'weights_grid.factors must be a list of numbers above 0, got '
+            f'{grid.factors!r}.'
+        )

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
@@ -19,11 +20,14 @@ from mmengine.runner.checkpoint import _load_checkpoint
 
 from kdvit_mm.analysis.configs import (
     build_train_loader,
+    explained,
     first_batch,
     model_config,
 )
 from kdvit_mm.benchmark.cells import Cell
-from kdvit_mm.benchmark.table import Line, Table
+from kdvit_mm.benchmark.derived import schedule_length
+from kdvit_mm.benchmark.report import Line
+from kdvit_mm.benchmark.table import Table, TableError
 from kdvit_mm.engine.stages import read
 
 
@@ -83,20 +87,20 @@ def tensor_memory(step: Callable[[], None], device: str) -> float:
 
 
 def build_training_step(
-    cfg: Config, checkpoint: str, device: str
-) -> Callable[[], None]:
+    cfg: Config, checkpoint: str | None, device: str
+) -> tuple[Callable[[], None], int]:
     """Builds the model of a config and a step of its training.
 
     Args:
         cfg (Config): The config.
-        checkpoint (str): A checkpoint of its training: a trained policy
-            chooses other levels than a fresh one.
+        checkpoint (str | None): A checkpoint of its training, if there is
+            one: a trained policy chooses other levels than a fresh one.
         device (str): Where to run.
 
     Returns:
-        Callable[[], None]: A whole training step, with the config's optimiser
-        wrapper, on the first batch of its training data. Hooks are not part
-        of it.
+        tuple[Callable[[], None], int]: A whole training step, with the
+        config's optimiser wrapper, on the first batch of its training data,
+        and how many its training has. Hooks are not part of a step.
 
     Raises:
         ConfigError: If the config gives no batch.
@@ -107,20 +111,24 @@ def build_training_step(
         set_random_seed(seed)
         model = MODELS.build(model_config(cfg))
         model.init_weights()
-        # Without the teacher, which is not in it.
-        state = _load_checkpoint(
-            checkpoint, map_location='cpu', logger='silent'
-        )
-        model.load_state_dict(state['state_dict'], strict=False)
+        if checkpoint:
+            # Without the teacher, which is not in it.
+            state = _load_checkpoint(
+                checkpoint, map_location='cpu', logger='silent'
+            )
+            model.load_state_dict(state['state_dict'], strict=False)
         model.to(device).train()
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-        batch = first_batch(build_train_loader(cfg, seed))
+        loader = build_train_loader(cfg, seed)
+        batch = first_batch(loader)
+        key, length = schedule_length(cfg)
+        steps = length * (len(loader) if key == 'max_epochs' else 1)
 
     def step() -> None:
         with DefaultScope.overwrite_default_scope(scope):
             model.train_step(batch, optim_wrapper)
 
-    return step
+    return step, steps
 
 
 def describe_machine() -> str:
@@ -138,59 +146,138 @@ def describe_machine() -> str:
     return words
 
 
-def measure(table: Table, cells: list[Cell], rounds: int, file: Path) -> None:
-    """Measures the training steps of all rows that have a result.
+@dataclass(frozen=True)
+class StepTime:
+    """What was measured of a row's training step.
+
+    Attributes:
+        fingerprint (str): Stands for the row's config, without a weight from
+            trials.
+        seconds (list[float]): Seconds of the step, by round.
+        against (list[float]): Those of the row compared with, in the same
+            rounds.
+        memory (float): MiB that the step allocates for tensors.
+        steps (int): How many a training has.
+        device (str): Where it ran.
+        threads (int): Threads of torch.
+        machine (str): Processor, in words.
+    """
+
+    fingerprint: str
+    seconds: list[float]
+    against: list[float]
+    memory: float
+    steps: int
+    device: str
+    threads: int
+    machine: str
+
+    @property
+    def ratio(self) -> float:
+        """Time of the step over that of the row compared with."""
+        pairs = zip(self.seconds, self.against, strict=True)
+        return median(own / other for own, other in pairs)
+
+
+def read_timing(file: Path) -> dict[str, StepTime]:
+    """Reads what has been measured.
 
     Args:
-        table (Table): The table.
+        file (Path): The file, which need not exist.
+
+    Returns:
+        dict[str, StepTime]: By row.
+
+    Raises:
+        TableError: If it is no such file.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text())
+        return {name: StepTime(**entry) for name, entry in content.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise TableError(
+            f'{file} holds no step times ({error}). Remove it: they are '
+            'measured anew.'
+        ) from None
+
+
+def measure(
+    table: Table, cells: list[Cell], rounds: int, file: Path
+) -> dict[str, StepTime]:
+    """Measures the training steps of rows that have not been measured.
+
+    Each is measured in turn with the row it is compared with. What is in the
+    file stays: equal times and the results that rest on it do not change when
+    a table gets another row.
+
+    Args:
+        table (Table): The table, without weights from trials.
         cells (list[Cell]): All of its cells.
         rounds (int): Rounds in which the rows are measured in turn.
-        file (Path): Where the measurement is saved, and not made again if it
-            is of the same rows.
+        file (Path): Where the measurements are saved.
+
+    Returns:
+        dict[str, StepTime]: All there are now, by row.
     """
-    first = {
-        row.name: next(c for c in cells if c.name == row.name and c.result)
+    timing = read_timing(file)
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        if all(need.stage.finished for need in cell.needs.values()):
+            first.setdefault(cell.name, cell)
+    missing = [
+        row
         for row in table.rows
-        if any(c.name == row.name and c.result for c in cells)
-    }
-    prints = {name: cell.fingerprint for name, cell in first.items()}
-    saved = json.loads(file.read_text()) if file.is_file() else {}
-    if saved.get('fingerprints') == prints and saved['rounds'] == rounds:
-        return
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    print_log(f'Measuring {len(first)} training steps in turn.')
-    MMLogger.get_current_instance().setLevel('WARNING')
-    steps = {
-        name: build_training_step(
-            read(cell.config, cell.all_options()), cell.checkpoint, device
+        if row.name in first
+        and (row.against or row.name) in first
+        and (
+            row.name not in timing
+            or timing[row.name].fingerprint != first[row.name].fingerprint
         )
-        for name, cell in first.items()
-    }
-    timing = {
-        'seconds': time_in_turn(steps, rounds, device),
-        'memory': {
-            name: tensor_memory(step, device) for name, step in steps.items()
-        },
-        'rounds': rounds,
-        'device': device,
-        'threads': torch.get_num_threads(),
-        'machine': describe_machine(),
-        'fingerprints': prints,
-    }
-    file.write_text(json.dumps(timing, indent=2))
-
-
-def add_timing(table: Table, lines: list[Line], timing: dict) -> None:
-    """Sets step times, relative to the row compared with, and memory."""
-    seconds = timing['seconds']
-    for line in lines:
-        line.step_memory = timing['memory'].get(line.name)
-        if line.name in seconds:
-            base = seconds.get(line.against or line.name)
-            if base:
-                line.step_ratio = median(
-                    own / other
-                    for own, other in zip(
-                        seconds[line.name], base, strict=True
-                    )
+    ]
+    if not missing:
+        return timing
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    names = {name for row in missing for name in (row.against, row.name)}
+    print_log(f'Measuring {len(names - {None})} training steps in turn.')
+    MMLogger.get_current_instance().setLevel('WARNING')
+    built = {}
+    for name, cell in first.items():
+        if name in names:
+            with explained(f'The training step of "{name}" cannot be built'):
+                built[name] = build_training_step(
+                    read(cell.config, cell.all_options()),
+                    cell.checkpoint if cell.finished else None,
+                    device,
                 )
+    steps = {name: step for name, (step, _) in built.items()}
+    seconds = time_in_turn(steps, rounds, device)
+    for row in missing:
+        timing[row.name] = StepTime(
+            fingerprint=first[row.name].fingerprint,
+            seconds=seconds[row.name],
+            against=seconds[row.against or row.name],
+            memory=tensor_memory(steps[row.name], device),
+            steps=built[row.name][1],
+            device=device,
+            threads=torch.get_num_threads(),
+            machine=describe_machine(),
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = {name: asdict(entry) for name, entry in timing.items()}
+    file.write_text(json.dumps(content, indent=2) + '\n')
+    return timing
+
+
+def add_timing(lines: list[Line], timing: Mapping[str, StepTime]) -> None:
+    """Sets step times, relative to the row compared with, and memory.
+
+    Args:
+        lines (list[Line]): Lines of the table.
+        timing (Mapping[str, StepTime]): What was measured, by row.
+    """
+    for line in lines:
+        if line.name in timing:
+            line.step_ratio = timing[line.name].ratio
+            line.step_memory = timing[line.name].memory

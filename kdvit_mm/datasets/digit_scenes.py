@@ -362,7 +362,7 @@ def compose_scene(
     """Compose background, distractors and digits.
 
     A digit may cover others, but where it would leave less than
-    ``MIN_VISIBLE`` of one it is placed anew, and after ``PLACE_TRIES`` it is
+    ``MIN_VISIBLE`` of one it is placed again, and after ``PLACE_TRIES`` it is
     left out: no digit to be seen is without its box.
 
     Args:

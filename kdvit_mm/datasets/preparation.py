@@ -1,10 +1,16 @@
-"""Puts the data of the small configs in place, wherever it is to lie."""
+"""Prepares the data of the small configs."""
 
+import hashlib
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
 
-from kdvit_mm.datasets.digit_scenes import DigitSceneParams, make_digit_scenes
+from kdvit_mm.datasets.digit_scenes import (
+    MANIFEST,
+    DigitSceneParams,
+    make_digit_scenes,
+)
 from kdvit_mm.models.utils.dotted_keys import replace_prefix
 
 DIGITS = 'data/digit_scenes'
@@ -45,3 +51,26 @@ def data_options(config: Path, root: str | None) -> dict[str, str]:
         return {}
     cfg = Config.fromfile(config)
     return replace_prefix(cfg.to_dict(), cfg.data_root, f'{Path(root)}/')
+
+
+@cache
+def identify_data(root: Path) -> str:
+    """Tells data sets apart, wherever they lie.
+
+    Args:
+        root (Path): Folder of the data set, which does not change.
+
+    Returns:
+        str: A hash of what the embedded data set was made with, or of the
+        names and sizes of all files.
+    """
+    manifest = root / MANIFEST
+    if manifest.is_file():
+        text = manifest.read_text()
+    else:
+        text = '\n'.join(
+            f'{file.relative_to(root)} {file.stat().st_size}'
+            for file in sorted(root.rglob('*'))
+            if file.is_file()
+        )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

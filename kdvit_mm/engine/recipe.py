@@ -53,8 +53,8 @@ def _make_stage(name: str, given: Any, file: Path, work_dir: Path) -> Stage:
     where = f'stages.{name}'
     if not re.fullmatch(r'[\w.-]*\w[\w.-]*', name):
         raise RecipeError(
-            f'{where} is no name for a folder: use letters, digits, "_", "-" '
-            'and ".".'
+            f'{where} is not a name for a folder: use letters, digits, '
+            '"_", "-" and ".".'
         )
     known = {'config', 'cfg_options', 'checkpoint', 'export'}
     check_keys(where, given, {'config'}, known)
@@ -100,7 +100,7 @@ def _check_config(where: str, stage: Stage) -> None:
     if stage.exports and 'architecture' not in (cfg.get('model') or {}):
         raise RecipeError(
             f'{where}.export: {stage.config} has no model.architecture, it '
-            'distils no student.'
+            'does not distil a student.'
         )
 
 
@@ -162,7 +162,7 @@ def read_yaml(file: Path) -> Any:
     except OSError as error:
         raise RecipeError(f'it cannot be read: {error.strerror}.') from None
     except yaml.YAMLError as error:
-        raise RecipeError(f'it is no YAML: {error}') from None
+        raise RecipeError(f'it is not valid YAML: {error}') from None
 
 
 def check_keys(
@@ -177,7 +177,7 @@ def check_keys(
         known (set[str]): Keys that it may have.
 
     Raises:
-        RecipeError: If it is no mapping, or a key is missing or unknown.
+        RecipeError: If it is not a mapping, or a key is missing or unknown.
     """
     check_kind(where, given, dict)
     for key in sorted(required - set(given)):

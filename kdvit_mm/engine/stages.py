@@ -40,11 +40,11 @@ SHOWN_LINES = 15
 
 
 class RecipeError(ValueError):
-    """A mistake in a file that describes runs; the text is for its writer."""
+    """A mistake in a file that describes runs, explained for its author."""
 
 
 class StageFailed(RuntimeError):
-    """A stage did not come to its end; the text is for the user."""
+    """A stage failed; the message is for the user."""
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)

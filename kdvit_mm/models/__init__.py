@@ -1,4 +1,4 @@
-"""All that networks and their distillation are made of."""
+"""Algorithms, backbones, connectors, losses and other parts of models."""
 
 from kdvit_mm.models import (
     algorithms,

@@ -1,4 +1,4 @@
-"""What plots and pictures are made of."""
+"""Plots and pictures."""
 
 from kdvit_mm.visualization.curves import plot_runs, read_scalars
 from kdvit_mm.visualization.levels import read_decisions

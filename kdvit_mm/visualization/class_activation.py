@@ -173,6 +173,6 @@ def _as_map(
         if rows and tokens.shape[-1] % rows == 0:
             return tokens.unflatten(-1, (rows, -1))
     raise ValueError(
-        f'The layer puts out the shape {tuple(output.shape)}, which is no map '
-        'and has no token for each place: name another one.'
+        f'The layer puts out the shape {tuple(output.shape)}, which is not a '
+        'map and has no token for each place: name another one.'
     )

@@ -89,7 +89,7 @@ def read_decisions(work_dir: str | Path) -> list[Decision]:
             if number == len(lines):
                 break
             raise ValueError(
-                f'{file}: line {number} is no decision ({error}). Was the '
+                f'{file}: line {number} is not a decision ({error}). Was the '
                 'run ended while it wrote, and resumed? Delete this line.'
             ) from error
         if decisions and decisions[-1]['iter'] > now:

@@ -166,7 +166,7 @@ def test_resumes_where_it_was(digits, tmp_path):
     [
         (dict(loss='loss_kd'), 'has no type'),
         (dict(type='stop'), 'has no loss'),
-        (dict(loss='*', type='warmup'), 'none of constant, linear'),
+        (dict(loss='*', type='warmup'), 'is not one of constant, linear'),
         (dict(loss='*', type='linear', end_factor=0), 'has no end'),
         (dict(loss='*', type='linear', begin=3, end=3), 'not before'),
         (dict(loss='*', type='constant', end=3), 'factor'),

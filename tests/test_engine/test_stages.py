@@ -102,8 +102,8 @@ def stage_of(**entry: object) -> dict:
         (dict(stages=[]), r'stages must be a dict, got \[\]'),
         (dict(stages=dict(a=None)), 'stages.a must be a dict, got None'),
         (dict(stages=dict(a={})), 'stages.a has no key "config"'),
-        (dict(stages={'a/b': {}}), 'stages.a/b is no name for a folder'),
-        (dict(stages={'..': {}}), r'stages.\.\. is no name for a folder'),
+        (dict(stages={'a/b': {}}), 'stages.a/b is not a name for a folder'),
+        (dict(stages={'..': {}}), r'stages.\.\. is not a name for a folder'),
         (stage_of(config='no.py'), r'stages.a.config: there is no file .*no'),
         (
             stage_of(confg='a'),
@@ -159,7 +159,7 @@ def test_mistakes_in_the_targets(tmp_path):
     with pytest.raises(RecipeError, match='would be a second stage "a"'):
         read_recipe(recipe, tmp_path, [second])
     (tmp_path / 'recipe.yml').write_text('a: [')
-    with pytest.raises(RecipeError, match='is no YAML'):
+    with pytest.raises(RecipeError, match='is not valid YAML'):
         read_recipe(recipe, tmp_path)
     with pytest.raises(RecipeError, match='cannot be read: No such file'):
         read_recipe(tmp_path / 'none.yml', tmp_path)

@@ -168,14 +168,14 @@ def test_plot_levels_leaves_out_what_it_has_no_data_for(
     monkeypatch.setattr('sys.argv', ['plot_levels', 'missing'])
     with pytest.raises(SystemExit):
         main()
-    assert 'missing is no folder' in capsys.readouterr().err
+    assert 'missing is not a folder' in capsys.readouterr().err
 
 
-def test_step_time_of_the_choice_of_levels(tmp_path):
+def step_ratios(folder: Path, *args: object) -> dict[str, float]:
     tool = TOOLS.parent / 'benchmark' / 'step_time.py'
     done = start(
-        tool.with_suffix(''), '--levels', '--size', 64, 96, '--batch', 1,
-        '--rounds', 1, cwd=tmp_path,
+        tool.with_suffix(''), *args, '--size', 64, 96, '--batch', 1,
+        '--rounds', 1, cwd=folder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     cells = [
@@ -183,7 +183,20 @@ def test_step_time_of_the_choice_of_levels(tmp_path):
         for line in done.stdout.splitlines()
         if line.startswith('| ')
     ]
-    ratios = {name: float(ratio) for name, _, ratio, _ in cells[1:]}
+    return {name: float(ratio) for name, _, ratio, _ in cells[1:]}
+
+
+def test_step_time(tmp_path):
+    compiled = 'fold + channels_last + compile'
+    teacher = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+    ratios = step_ratios(tmp_path, '--teacher', teacher, '--skip', compiled)
+    assert ratios.pop('student + teacher to last record (bound)') == 1
+    assert ratios['student alone'] < ratios["mmrazor's SingleTeacherDistill"]
+    assert compiled not in ratios and len(ratios) == 9
+
+
+def test_step_time_of_the_choice_of_levels(tmp_path):
+    ratios = step_ratios(tmp_path, '--levels')
     assert ratios.pop('all levels (bound)') == 1
     assert len(ratios) == 4
     # Of choices and updates alone, without a step of the student.

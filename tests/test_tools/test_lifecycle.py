@@ -43,7 +43,9 @@ class Scratch:
         # Added as plain paths: .pth files in them are not run.
         outer = sysconfig.get_paths()
         lines = {outer['purelib'], outer['platlib']}
-        (self.site / 'outer.pth').write_text('\n'.join(sorted(lines)))
+        # Setuptools' own .pth file, which gives Python 3.12 its distutils.
+        shim = 'import _distutils_hack; _distutils_hack.add_shim()'
+        (self.site / 'outer.pth').write_text('\n'.join([*sorted(lines), shim]))
         subprocess.run(
             [
                 sys.executable, '-m', 'pip', '--python', str(self.python),

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -11,28 +12,12 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
-import yaml
 
 from kdvit_mm.benchmark.cells import choose_cells, make_cells
-from kdvit_mm.benchmark.table import (
-    Estimate,
-    Line,
-    TableError,
-    compare,
-    estimate,
-    paired_difference,
-    read_table,
-    render_markdown,
-)
+from kdvit_mm.benchmark.report import Line, compare, render_markdown
+from kdvit_mm.benchmark.table import TableError, read_table
 from kdvit_mm.engine.stages import Stage
-
-ROOT = Path(__file__).resolve().parents[2]
-CONFIGS = ROOT / 'configs' / 'demo'
-BIG = CONFIGS / 'resnet18-w0.25_10e_digits-32.py'
-SMALL = CONFIGS / 'resnet18-w0.0625_10e_digits-32.py'
-KD = CONFIGS / 'kd_logits_resnet18-w0.25_resnet18-w0.0625_10e_digits-32.py'
-# Of Student's t distribution with two degrees of freedom, from a table.
-T_2 = 4.302652729911275
+from tests.tables import BIG, ROOT, SMALL, describe, write
 
 
 @pytest.fixture(scope='module')
@@ -45,53 +30,13 @@ def run_table():
     return module
 
 
-def describe(**changes) -> dict:
-    """A small table; None as a value takes its key away."""
-    table = dict(
-        title='Crops',
-        metric=dict(name='top-1', key='accuracy/top1'),
-        seeds=[0, 1],
-        options={
-            'train_cfg.max_epochs': 1,
-            'train_dataloader.batch_size': 8,
-            'train_dataloader.num_workers': 0,
-            'default_hooks.logger.interval': 1,
-        },
-        teachers=dict(
-            big=dict(
-                config=str(BIG),
-                options={
-                    'train_cfg.max_epochs': 1,
-                    'train_dataloader.num_workers': 0,
-                },
-            )
-        ),
-        rows=[
-            dict(name='alone', config=str(SMALL), baseline=True),
-            dict(
-                name='KD',
-                config=str(KD),
-                teacher='big',
-                published=1.5,
-                source='a | b',
-            ),
-        ],
-    )
-    table |= changes
-    return {key: value for key, value in table.items() if value is not None}
-
-
-def write(file: Path, **changes) -> Path:
-    file.write_text(yaml.safe_dump(describe(**changes), sort_keys=False))
-    return file
-
-
 class Run:
     """Calls of the tool in one folder."""
 
     def __init__(self, module, folder: Path, data: Path) -> None:
         self.module, self.folder, self.data = module, folder, data
         self.out = folder / 'out'
+        self.cache = folder / 'cache'
 
     def __call__(self, table: Path, *options: str) -> int | str:
         """Runs the tool; returns what it hands to ``sys.exit``."""
@@ -99,16 +44,18 @@ class Run:
             number: signal.getsignal(number)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
-        argv, sys.argv = sys.argv, [
+        argv = [
             'run_table.py', str(table), '--out', str(self.out),
             '--data-root', str(self.data), *options,
         ]  # fmt: skip
         try:
-            self.module.main()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, 'argv', argv)
+                patch.setenv('XDG_CACHE_HOME', str(self.cache))
+                self.module.main()
         except SystemExit as end:
             return end.code
         finally:
-            sys.argv = argv
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         return 0
@@ -116,6 +63,12 @@ class Run:
     def lines(self) -> dict[str, dict]:
         table = json.loads((self.out / 'table.json').read_text())
         return {line['name']: line for line in table['lines']}
+
+    def folder_of(self, name: str, seed: int | str = 0) -> Path:
+        if name == 'big':
+            (folder,) = self.cache.glob('kdvit_mm/teachers/*')
+            return folder
+        return self.out / name.lower() / f'seed_{seed}'
 
     def snapshot(self) -> dict[Path, int]:
         return {
@@ -161,7 +114,7 @@ def test_values_are_those_of_the_logs(finished):
     for name, seeds in (('big', 1), ('alone', 2), ('KD', 2)):
         assert len(lines[name]['values']) == seeds
         for seed, value in lines[name]['values'].items():
-            cell = finished.out / name.lower() / f'seed_{seed}'
+            cell = finished.folder_of(name, seed)
             assert value == last_validation(cell)['accuracy/top1']
             result = json.loads((cell / 'result.json').read_text())
             assert result['metrics'] == last_validation(cell)
@@ -192,25 +145,29 @@ def test_missing_rows_stay_in_the_table(finished):
         if line.startswith('|')
     }
     assert cells['method'] == [
-        'top-1', 'Δ top-1', 'kd', 'step time ratio', 'step MiB', 'published',
-        'source', 'n',
+        'top-1', 'Δ top-1', 'verdict', 'kd', 'step time ratio',
+        'step MiB', 'seconds', 'published', 'source', 'n',
     ]  # fmt: skip
-    assert cells['broken'] == ['-'] * 7 + ['0/2']
-    assert cells['KD'][5:] == ['1.5', 'a  b', '2']
-    assert cells['big'][-1] == '1' and cells['alone'][3] == '1.00'
-    assert f'run_table.py {finished.table} --out' in text
+    few = 'too few seeds'
+    assert cells['broken'] == ['-', '-', few, *['-'] * 6, '0/2']
+    assert cells['KD'][7:] == ['1.5', 'a  b', '2']
+    assert cells['big'][-1] == '1' and cells['alone'][4] == '1.00'
+    command = f'run_table.py {finished.table} --data-root DATA_ROOT`'
+    assert command in text and str(finished.data) not in text
     rows = list(csv.DictReader((finished.out / 'table.csv').open()))
     assert [row['method'] for row in rows] == list(finished.lines())
     assert rows[3]['top-1'] == '' and rows[3]['top-1 n'] == '0'
+    assert rows[2]['verdict'] == 'too few seeds'
 
 
 @pytest.mark.slow
 def test_step_times_are_ratios_within_a_round(finished):
-    timing = json.loads((finished.out / 'timing.json').read_text())
-    assert list(timing['seconds']) == ['alone', 'KD']
-    pairs = zip(
-        timing['seconds']['KD'], timing['seconds']['alone'], strict=True
-    )
+    timing = json.loads((finished.out / 'table.timing.json').read_text())
+    assert list(timing) == ['alone', 'KD']
+    assert timing['alone']['seconds'] == timing['KD']['against']
+    # 40 crops, in batches of 8.
+    assert timing['KD']['steps'] == 5
+    pairs = zip(timing['KD']['seconds'], timing['KD']['against'], strict=True)
     ratios = sorted(own / base for own, base in pairs)
     assert len(ratios) == 3
     assert finished.lines()['KD']['step_ratio'] == ratios[1] > 1
@@ -219,7 +176,7 @@ def test_step_times_are_ratios_within_a_round(finished):
 
 @pytest.mark.slow
 def test_nothing_is_run_twice(finished, capsys):
-    before, timing = finished.snapshot(), finished.out / 'timing.json'
+    before, timing = finished.snapshot(), finished.out / 'table.timing.json'
     measured = timing.read_text()
     text = (finished.out / 'table.md').read_text()
     options = ('--rows', 'alone', 'KD')
@@ -290,12 +247,108 @@ def test_interrupted_cells_are_resumed(finished, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_given_checkpoint_is_evaluated(finished, tmp_path):
     run = Run(finished.module, tmp_path, finished.data)
-    shutil.copy(finished.out / 'big/seed_0/epoch_1.pth', tmp_path / 'big.pth')
+    shutil.copy(
+        finished.folder_of('big') / 'epoch_1.pth', tmp_path / 'big.pth'
+    )
     teachers = dict(big=dict(config=str(BIG), checkpoint='big.pth'))
     table = write(tmp_path / 'table.yaml', teachers=teachers)
     assert run(table, '--rows', 'big') == 0
     assert run.lines()['big']['values'] == finished.lines()['big']['values']
     assert not list(run.out.glob('big/seed_0/*.pth'))
+
+
+@pytest.mark.slow
+def test_a_table_grows_and_goes_on_elsewhere(
+    run_table, digits, tmp_path, capsys
+):
+    """Planned, tuned, at equal time, and then on a second machine."""
+    teachers, rows = describe()['teachers'], describe()['rows']
+    teachers['big']['patience'] = 1
+    teachers['big']['options'] = {
+        'train_cfg.max_epochs': 20,
+        'train_cfg.val_interval': 1,
+        'optim_wrapper.optimizer.lr': 1e-5,
+        'train_dataloader.num_workers': 0,
+    }
+    changes = dict(
+        seeds=[0],
+        equal_time=True,
+        weights_grid=dict(seed=5, factors=[3]),
+        results='kept',
+        teachers=teachers,
+        rows=rows,
+    )
+    here = Run(run_table, tmp_path / 'here', digits)
+    kept = here.folder / 'kept'
+    kept.mkdir(parents=True)
+    table = write(here.folder / 'table.yaml', **changes)
+    options = ('--jobs', '2', '--timing-rounds', '3')
+    assert here(table, *options, '--budget', '0') == 0
+    said = capsys.readouterr().out
+    assert 'Plan: 0 cells fit' in said
+    assert re.search(
+        r'Left are 4, .*: alone \(0\); alone, equal time \(0\); '
+        r'KD, weight x 3 \(5\); KD \(0\)\.',
+        said,
+    )
+    (teacher,) = here.cache.glob('kdvit_mm/teachers/*')
+    (best,) = (file.name for file in teacher.glob('best_*.pth'))
+    records = kept / 'table.cells.jsonl'
+    (big,) = map(json.loads, records.read_text().splitlines())
+    reached = [value for _, value in big['curve']]
+    top = reached.index(max(reached))
+    assert len(reached) == top + 2 < 20, 'one validation without a gain'
+    assert best == f'best_accuracy_top1_epoch_{top + 1}.pth'
+    assert big['metrics'] == {'accuracy/top1': reached[top]}
+    # What is known fits into any budget.
+    assert here(table, *options, '--budget', '1') == 0
+    assert 'Plan: 4 cells fit' in capsys.readouterr().out
+    lines = [json.loads(line) for line in records.read_text().splitlines()]
+    found = {(line['name'], line['seed']): line for line in lines}
+    assert set(found) == {
+        ('big', 0), ('alone', 0), ('alone, equal time', 0),
+        ('KD, weight x 3', 5), ('KD', 0),
+    }  # fmt: skip
+    timing = json.loads((kept / 'table.timing.json').read_text())
+    ratios = sorted(
+        own / base
+        for own, base in zip(
+            timing['KD']['seconds'], timing['KD']['against'], strict=True
+        )
+    )
+    curve = found['alone, equal time', 0]['curve']
+    assert curve[-1][0] == round(ratios[1])
+    log = (here.out / 'kd' / 'seed_0' / 'output.log').read_text()
+    assert best in log
+    assert 'loss_weight=3.0' in log
+    text = (kept / 'table.md').read_text()
+    assert re.search(r'\| KD +\| +\d+\.00 \| +x 3 \|', text)
+    assert str(tmp_path) not in text.replace(str(table), '')
+
+    there = Run(run_table, tmp_path / 'there', digits)
+    shutil.copytree(
+        here.folder,
+        there.folder,
+        ignore=lambda folder, names: [
+            name for name in names if name in ('out', 'cache')
+        ],
+    )
+    records = there.folder / 'kept' / 'table.cells.jsonl'
+    stale = json.dumps(found['alone', 0] | {'seed': 3, 'fingerprint': 'a'})
+    old = [json.dumps(line) for key, line in found.items() if key[0] != 'KD']
+    records.write_text('\n'.join([*old, stale, 'no json']))
+    assert there(there.folder / 'table.yaml', *options) == 0
+    said = capsys.readouterr().out
+    assert '3 of 4 cells are finished' in said, 'the teacher was trained first'
+    assert f'{records}:5 is not used: "alone, seed 3" is not in' in said
+    assert f'{records}:6 is no record of a cell' in said
+    trained = [file.parents[1].name for file in there.out.glob('*/*/result*')]
+    assert trained == ['kd']
+    again = json.loads(records.read_text().splitlines()[-1])
+    for key in ('name', 'fingerprint', 'metrics', 'curve'):
+        assert again[key] == found['KD', 0][key]
+    measured = json.loads(records.with_name('table.timing.json').read_text())
+    assert measured == timing
 
 
 @pytest.mark.slow
@@ -370,23 +423,6 @@ def test_fingerprint_stays_with_and_without_watching(tmp_path):
     assert found[0] == found[1] != found[2] == found[3]
 
 
-def test_statistics_by_hand():
-    assert estimate([]) is None
-    assert estimate([4.0]) == Estimate(4.0, None, 1)
-    # Mean 2, standard deviation 1.
-    three = estimate([1.0, 2.0, 3.0])
-    assert three.mean == 2 and three.n == 3
-    assert three.half_width == pytest.approx(T_2 / 3**0.5, rel=1e-9)
-    # Differences 2, 3 and 4.
-    row, base = {0: 3.0, 1: 5.0, 2: 7.0}, {2: 3.0, 1: 2.0, 0: 1.0}
-    paired = paired_difference(row, base)
-    assert paired.mean == 3
-    assert paired.half_width == pytest.approx(T_2 / 3**0.5, rel=1e-9)
-    del row[0], base[2]
-    assert paired_difference(row, base) == Estimate(3.0, None, 1)
-    assert paired_difference({0: 1.0}, {1: 1.0}) is None
-
-
 def test_missing_seeds_are_counted(tmp_path):
     table = read_table(write(tmp_path / 'table.yaml', seeds=[0, 1, 2]))
     lines = [
@@ -452,7 +488,7 @@ def test_a_file_that_is_no_table(run_table, tmp_path):
     run = Run(run_table, tmp_path, tmp_path)
     assert 'cannot be read' in run(tmp_path / 'none.yaml')
     (tmp_path / 'bad.yaml').write_text('a: [')
-    assert 'is no YAML' in run(tmp_path / 'bad.yaml')
+    assert 'is not valid YAML' in run(tmp_path / 'bad.yaml')
     plain = write(tmp_path / 'plain.yaml', rows=row(teacher='big'))
     assert 'has no model.teacher' in run(plain)
     (tmp_path / 'wrong.py').write_text('model = dict(')

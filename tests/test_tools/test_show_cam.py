@@ -83,10 +83,12 @@ def test_refuses_what_cannot_be_shown(cls, digits, tmp_path):
     assert 'label 10: the classes are 0 to 9' in refusal(
         *given, cls.image, '--label', 10
     )
-    assert 'no distillation' in refusal(cls.student, cls.exported, cls.image)
+    assert 'not a distillation' in refusal(
+        cls.student, cls.exported, cls.image
+    )
     text = tmp_path / 'text.png'
     text.write_text('no image')
-    assert f'{text} is no image' in refusal(*given, text)
+    assert f'{text} is not an image' in refusal(*given, text)
     assert 'nowhere.png' in refusal(*given, tmp_path / 'nowhere.png')
     other = tmp_path / 'other.pth'
     torch.save(dict(state_dict=dict(weight=torch.zeros(1))), other)

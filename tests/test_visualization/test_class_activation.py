@@ -202,7 +202,9 @@ def test_refuses_layers_without_a_map():
         ValueError, match=r'no "backbone\.layers\.1\.ln3"\. Did'
     ):
         activation_map(model, image(), 0, 'backbone.layers.1.ln3')
-    with pytest.raises(ValueError, match=r'the shape \(1, 10\), which is no'):
+    with pytest.raises(
+        ValueError, match=r'the shape \(1, 10\), which is not a'
+    ):
         activation_map(model, image(), 0, 'head.layers.head')
     model.backbone.named_modules = lambda: iter(())
     with pytest.raises(ValueError, match='VisionTransformer returns no map'):

@@ -88,7 +88,7 @@ def read_config(args: argparse.Namespace) -> tuple[Config, ConfigDict]:
     cfg.merge_from_dict(data_options(Path(args.config), args.data_root))
     cfg.merge_from_dict(args.cfg_options)
     loss = selected_loss_config(cfg)
-    # Whatever the config's selector is, it is not asked.
+    # The config's selector is not used.
     loss.selector = {'type': 'AllLevels'}
     if args.level_loss:
         distiller = Config.fromfile(args.level_loss).get('distiller', {})

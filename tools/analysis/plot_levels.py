@@ -92,7 +92,7 @@ def parse_args() -> argparse.Namespace:
         parser.error('--config, --checkpoint and --images go together')
     for folder in args.work_dirs:
         if not folder.is_dir():
-            parser.error(f'{folder} is no folder')
+            parser.error(f'{folder} is not a folder')
     return args
 
 

@@ -78,7 +78,9 @@ def load_models(cfg: Config, checkpoint: str) -> BaseModel:
             not fit.
     """
     if not is_distillation(cfg):
-        raise ValueError('CONFIG is no distillation: its model has no teacher')
+        raise ValueError(
+            'CONFIG is not a distillation: its model has no teacher'
+        )
     algorithm = build_algorithm(cfg, init_student=False)
     for key in ('architecture', 'teacher'):
         model = getattr(algorithm, key)
@@ -123,11 +125,11 @@ class Loader:
             same image in RGB, of shape (H, W, 3) and from 0 to 1.
 
         Raises:
-            ValueError: If the file is no image.
+            ValueError: If the file is not an image.
         """
         image = mmcv.imread(file, channel_order=self.order)
         if image is None:
-            raise ValueError(f'{file} is no image')
+            raise ValueError(f'{file} is not an image')
         shape = image.shape[:2]
         sample = self.transform(
             {

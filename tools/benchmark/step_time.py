@@ -175,7 +175,10 @@ def train(model: BaseModel, batch: dict) -> None:
 def distillation(kind: str, device: str, **options: Any) -> BaseModel:
     """An algorithm around models that are built already, in train mode."""
     config = {'type': kind, '_scope_': 'kdvit_mm', **options}
-    return MODELS.build(config).to(device).train()
+    model = MODELS.build(config).to(device)
+    # mmrazor's returns nothing.
+    model.train()
+    return model
 
 
 def build_steps(args: argparse.Namespace) -> dict[str, Callable[[], None]]:

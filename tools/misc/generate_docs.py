@@ -49,7 +49,16 @@ RX18 is a ResNeXt-18 32x4d and has to be
 mIoU on val. The mIoUs of teachers and of students alone are mmseg's; a dash
 where it has none. Batches are 8 on Cityscapes, 16 elsewhere.
 """,
-    'Classification': """\
+    'Classification': '',
+}
+#: The same of classifiers, by the last part of a config's name.
+DATA = {
+    'cifar100': """\
+CIFAR-100, top-1 accuracy on the test set. The accuracies of teachers and of
+students alone are RepDistiller's; the published figures have its
+[teachers](../../../../docs/classification.md#teachers).
+""",
+    'in1k': """\
 ImageNet-1k, top-1 accuracy on val. The accuracies of teachers and of students
 alone are mmpretrain's.
 """,
@@ -138,9 +147,35 @@ def parts(file: Path) -> str:
     return table([*header, 'Distillers'], rows)
 
 
+def choices(file: Path, task: str) -> str:
+    """What decides between the methods for a task, one row for each."""
+    results = json.loads(
+        (ROOT / 'docs/results/methods_digits.json').read_text()
+    )
+    times = {line['name']: line['step_ratio'] for line in results['lines']}
+    header = ['Method', '`--method`', 'Kind', 'Distils', 'Needs']
+    rows = [
+        [
+            link(method.title, method.folder / 'README.md', file),
+            code([method.name]),
+            method.kind,
+            method.distils,
+            method.needs or DASH,
+        ]
+        for method in methods(task).values()
+    ]
+    # The table of results is of detectors.
+    if task == 'Detection':
+        header.append('Step time')
+        for row, method in zip(rows, methods(task).values(), strict=True):
+            time = times.get(method.title)
+            row.append(f'{time:.2f}' if time else DASH)
+    return table(header, rows)
+
+
 def pairs(file: Path) -> str:
     """Pairs of teacher and student with the methods that have a config."""
-    rows: dict[tuple[int, str, str], list[str]] = {}
+    rows: dict[tuple[int, str, str], dict[str, str]] = {}
     for method in all_methods():
         for model in method.models:
             facts = model['Metadata']
@@ -152,23 +187,36 @@ def pairs(file: Path) -> str:
             )
             pair = TASKS.index(method.task), teacher, student
             config = method.folder / Path(model['Config']).name
-            rows.setdefault(pair, []).append(link(method.title, config, file))
+            links = rows.setdefault(pair, {})
+            links.setdefault(method.title, link(method.title, config, file))
     return table(
         ['Teacher', 'Student', 'Configs'],
-        ([*pair[1:], ', '.join(rows[pair])] for pair in sorted(rows)),
+        ([*pair[1:], ', '.join(rows[pair].values())] for pair in sorted(rows)),
     )
 
 
 def configs(file: Path) -> str:
     """The configs of the method whose README the file is."""
     (method,) = (m for m in all_methods() if m.folder == file.parent)
+    tables: dict[str, list[dict]] = {}
+    for model in method.models:
+        # One without a student prepares the teacher or goes on from another.
+        if 'Student' in model['Metadata']:
+            data = model['Name'].rpartition('_')[2]
+            about = DATA.get(data) or FIGURES[method.task]
+            tables.setdefault(about, []).append(model)
+    return '\n'.join(
+        f'{about}\n{config_table(models, file)}'
+        for about, models in tables.items()
+    )
+
+
+def config_table(models: list[dict], file: Path) -> str:
+    """A table of configs of a method, whose README the file is."""
     rows = []
     metric = ''
-    for model in method.models:
+    for model in models:
         facts = model['Metadata']
-        # One that prepares the teacher.
-        if 'Student' not in facts:
-            continue
         sides = []
         for side in (facts['Teacher'], facts['Student']):
             key, value = next(iter(side.get('Metrics', {'': DASH}).items()))
@@ -183,7 +231,7 @@ def configs(file: Path) -> str:
     header += ['config', 'ours', 'published']
     if len({row[0] for row in rows}) == 1:
         header, *rows = (row[1:] for row in (header, *rows))
-    return f'{FIGURES[method.task]}\n{table(header, rows)}'
+    return table(header, rows)
 
 
 def ours(model: dict) -> str:
@@ -209,14 +257,14 @@ def demos(file: Path) -> str:
     rows = []
     for task, flag in zip(TASKS, ('', 'TASK=seg ', 'TASK=cls '), strict=True):
         for method in methods(task).values():
-            configs = (
-                link(data, file.with_name(f'{config}.py'), file)
-                for data, config in method.demo.items()
-            )
-            if method.demo:
+            for name, demo in method.demos.items():
+                configs = (
+                    link(data, file.with_name(f'{config}.py'), file)
+                    for data, config in demo.items()
+                )
                 rows.append([
                     link(method.title, method.folder / 'README.md', file),
-                    code([f'make demo {flag}METHOD={method.name}']),
+                    code([f'make demo {flag}METHOD={name}']),
                     ', '.join(configs),
                 ])  # fmt: skip
     return table(['method', 'command', 'data'], rows)
@@ -267,7 +315,8 @@ def table_rows(file: Path, detector: str, title: str) -> str:
     options = f'  options: *{detector}\n' if anchor else ''
     rows = ''
     for method in methods('Detection').values():
-        config = method.demo.get(file.stem.removeprefix('methods_'), '')
+        data = file.stem.removeprefix('methods_')
+        config = method.demo.get(data, ('',))[0]
         if not method.paper or f'/{config}.py' in by_hand:
             continue
         if config.split('_')[2:3] == [detector]:
@@ -285,6 +334,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     'methods-zh': partial(overview, chinese=True),
     'parts': parts,
     'pairs': pairs,
+    **{f'choices-{t.lower()}': partial(choices, task=t) for t in TASKS},
     'configs': configs,
     'demos': demos,
     'small-pairs': small_pairs,
@@ -297,7 +347,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
 
 
 def fill(file: Path) -> str:
-    """The text of a file with what is generated written anew."""
+    """The text of a file with its generated parts rewritten."""
 
     def block(found: re.Match) -> str:
         if found['name'] is None:

@@ -169,7 +169,7 @@ class Environment:
             shutil.rmtree(wheels)
             sys.exit(
                 f'the mmcv kept in {wheels.name} does not load; it was '
-                'deleted. Run the command again to build it anew.'
+                'deleted. Run the command again to build it.'
             )
         self.run('-c', 'import kdvit_mm')
         self.stamp.write_text(state)

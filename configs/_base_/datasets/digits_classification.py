@@ -3,8 +3,7 @@ dataset_type = 'kdvit_mm.DigitClassification'
 data_root = 'data/digit_scenes/'
 
 # No flip: a mirrored digit is another sign.
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
+weak = [
     dict(type='mmpretrain.RandomCrop', crop_size=32, padding=2),
     dict(
         type='mmpretrain.ColorJitter',
@@ -12,6 +11,22 @@ train_pipeline = [
         contrast=0.2,
         saturation=0.2,
         backend='cv2'),
+]
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    *weak,
+    dict(type='mmpretrain.PackInputs'),
+]
+# For methods that compare views.
+two_view_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(
+        type='mmpretrain.MultiView',
+        num_views=[1, 1],
+        transforms=[
+            weak,
+            [*weak, dict(type='mmpretrain.Solarize', thr=128, prob=0.5)],
+        ]),
     dict(type='mmpretrain.PackInputs'),
 ]
 test_pipeline = [

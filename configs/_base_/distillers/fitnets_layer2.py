@@ -1,5 +1,5 @@
-# A hint at the second stage of a ResNet-18 or -34, with mdistiller's regressor
-# and weight, which are for CIFAR-100.
+# A hint at the second stage, with mdistiller's regressor and weight for
+# ResNet-32x4 and ResNet-8x4.
 distiller = dict(
     type='ConfigurableDistiller',
     student_recorders=dict(

@@ -87,7 +87,7 @@ class LossInfo:
 
 @dataclass
 class Findings:
-    """All that an examination brought up.
+    """The findings of an examination.
 
     Attributes:
         student (ModelInfo | None): The student.

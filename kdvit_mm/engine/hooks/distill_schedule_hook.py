@@ -128,7 +128,7 @@ class DistillScheduleHook(Hook):
         kind = schedule['type']
         if kind != 'stop' and kind not in POLICIES:
             raise ValueError(
-                f'{name}: type "{kind}" is none of '
+                f'{name}: type "{kind}" is not one of '
                 f'{", ".join([*POLICIES, "stop"])}.'
             )
         checked: dict[str, Any] = {
@@ -167,7 +167,7 @@ class DistillScheduleHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            TypeError: If the model is no distillation with a
+            TypeError: If the model is not a distillation with a
                 ``ConfigurableDistiller``.
             ValueError: If there is no such loss or value, epochs are not
                 counted, or distillation would stop where

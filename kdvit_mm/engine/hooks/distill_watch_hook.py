@@ -1,4 +1,4 @@
-"""Says while it trains that a distill loss does nothing, or too much."""
+"""Warns during training of distill losses that do nothing or too much."""
 
 import math
 from collections import defaultdict
@@ -22,7 +22,7 @@ from kdvit_mm.registry import HOOKS
 #: Iterations over which a loss must change.
 WINDOW = 50
 #: Gradients are measured at these iterations and then, since it takes a
-#: backward pass a loss, every so many iterations for each of them.
+#: backward pass per loss, every so many iterations for each of them.
 FIRST_PROBES = (0, 5, 10)
 PROBE_INTERVAL = 100
 #: Multiple of the task's gradient that is too much.

@@ -1,4 +1,4 @@
-"""Runs the learning of which pyramid levels to distil."""
+"""Trains the selector of pyramid levels."""
 
 import json
 from collections.abc import Sequence

@@ -23,7 +23,7 @@ class CIFARVGG(StagedBackbone):
     Image Recognition*, ICLR 2015, arXiv:1409.1556, as
     https://github.com/megvii-research/mdistiller has them at 32 px: three
     maxima by 2 in place of five, global pooling and one linear layer in place
-    of three. The depth counts three all the same.
+    of three. The depth still counts three.
 
     ``conv1`` is the first group of convolutions, ``layer1`` to ``layer4`` are
     the others, each with the maximum before it, if any. The maps have 128,

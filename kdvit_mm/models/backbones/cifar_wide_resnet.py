@@ -72,7 +72,7 @@ class CIFARWideResNet(StagedBackbone):
       ``backbone.layer2.0.bn1``, ``backbone.layer3.0.bn1`` and
       ``backbone.layer4.0``, which are also the batch norms of OFD's margin.
       mdistiller calls the batch norms a second time for these maps and so
-      updates a student's statistics twice a step; here it is once.
+      updates a student's statistics twice per step; here it is once.
 
     Args:
         depth (int): Layers, 6 n + 4.

@@ -30,7 +30,7 @@ class DistillLoss(nn.Module):
             paper gives its parts. Defaults to 1.0.
 
     Raises:
-        ValueError: If ``loss_weight`` is no finite number of at least 0, or
+        ValueError: If ``loss_weight`` is not a finite number of at least 0, or
             ``tau``, where there is one, is not above 0.
     """
 
@@ -51,7 +51,7 @@ class DistillLoss(nn.Module):
     equal_sizes = False
     #: How many images a batch needs, where a loss compares them.
     min_images = 1
-    #: New names of keys that earlier versions called otherwise.
+    #: New names of keys, by their names in earlier versions.
     renamed_keys: dict[str, str] = {}
 
     def __init__(self, loss_weight: float = 1.0) -> None:

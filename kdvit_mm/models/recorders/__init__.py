@@ -1,4 +1,4 @@
-"""Recorders: what hands results of a network to the distill losses."""
+"""Recorders, which pass results of a network to the distill losses."""
 
 from kdvit_mm.models.recorders.fpn_level_selection import (
     FPNLevelSelectionRecorder,

@@ -30,7 +30,7 @@ class PooledMapRecorder(ModuleInputsRecorder):
             model (nn.Module | None): The classifier.
 
         Raises:
-            ValueError: If ``source`` is no global average pooling; names
+            ValueError: If ``source`` is not a global average pooling; names
                 those that there are.
         """
         assert model is not None

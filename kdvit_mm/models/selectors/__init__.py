@@ -1,4 +1,4 @@
-"""Selectors: what chooses the pyramid levels that an image is distilled on."""
+"""Selectors, which choose the pyramid levels of each image."""
 
 from kdvit_mm.models.selectors.gated import GatedLevels
 from kdvit_mm.models.selectors.grad_norm import GradNorm

@@ -1,4 +1,4 @@
-"""All levels of a batch evaluated, and what a choice among them misses."""
+"""Evaluates all levels of a batch and the regret of choices."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

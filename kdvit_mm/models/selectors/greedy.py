@@ -1,4 +1,4 @@
-"""The levels that were worth their price on average."""
+"""Chooses the levels whose average quality exceeds their cost."""
 
 from collections.abc import Sequence
 

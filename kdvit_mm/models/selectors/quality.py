@@ -121,7 +121,7 @@ class AlignedQuality(nn.Module):
             for found in (self._inner, self._sizes)
         )
         self._update_ratios(sizes / norm[:, None])
-        # A level that was never distilled is taken for nothing.
+        # A level that was never distilled counts as 0.
         expected = self.ratios.nan_to_num() * norm[:, None]
         squares = sizes.where(applied, expected).sum(1)
         return inner / (self._reference(norm) * squares.sqrt())[:, None]
@@ -208,7 +208,7 @@ class InfluenceQuality(AlignedQuality):
                     n for n, m in modules.items() if isinstance(m, nn.Conv2d)
                 ]
                 raise ValueError(
-                    f'InfluenceQuality: convs names "{name}", which is no '
+                    f'InfluenceQuality: convs names "{name}", which is not a '
                     'convolution of the student. The last ones before its '
                     f'head may be among {convs[-12:]}.'
                 )

@@ -69,7 +69,7 @@ class LevelSelector(BaseModule):
     """Base of the selectors.
 
     A subclass chooses in :meth:`select`. All random numbers come from a CPU
-    generator that is seeded anew at each step from ``seed``, rank and a
+    generator that is seeded again at each step from ``seed``, rank and a
     counter in the state dict: they are the same on any device and after a
     resume, others on each rank, and leave the global streams alone. In eval
     mode nothing is kept or counted, and what learns does not explore: it

@@ -210,7 +210,7 @@ class PyramidState(nn.Module):
         """Brings raw states of shape (n, D) to mean 0 and deviation 1."""
         number = len(self.moments.mean)
         statistics, others = raw[:, :number], raw[:, number:]
-        # A number that hardly varies says nothing and would be blown up.
+        # A number that hardly varies tells nothing and would be amplified.
         deviation = self.moments.deviation.clamp(min=1e-3)
         statistics = (statistics - self.moments.mean) / deviation
         return torch.cat([statistics, others], 1).clamp(-10, 10)

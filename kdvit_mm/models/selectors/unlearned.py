@@ -78,7 +78,7 @@ class RandomLevels(LevelSelector):
 
     With ``cost``, a set S of levels has a probability proportional to
     :math:`e^{-\beta c(S)}`, c its cost. No distribution with this mean cost
-    is more random. β is found anew for each batch's costs, so that the mean
+    is more random. β is computed for each batch's costs, so that the mean
     is exact; it lies between the cheapest level's share and 1.
 
     Args:

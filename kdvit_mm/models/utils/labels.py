@@ -60,7 +60,7 @@ def class_of_rows(
         raise ValueError(
             f'{loss_name}: labels of shape {describe(labels)} and dtype '
             f'{labels.dtype} do not fit logits of shape {describe(logits)}. '
-            'It takes one integer class a row, shape (N,).'
+            'It takes one integer class per row, shape (N,).'
         )
     if rows and not 0 <= labels.min() <= labels.max() < classes:
         raise ValueError(

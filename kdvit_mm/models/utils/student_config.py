@@ -55,7 +55,7 @@ def student_config(cfg: Config) -> Config:
         cfg (Config): Any config; it is left as it is.
 
     Returns:
-        Config: The same config, if it is no distillation; else a copy whose
+        Config: The same config, if it is not a distillation; else a copy whose
         model is the student alone, without hooks that need a distillation.
         Its test pipeline has the names that the packages' inferencers look
         for.

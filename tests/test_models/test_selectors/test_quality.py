@@ -210,7 +210,7 @@ def test_influence_ranks_levels_by_images_that_are_not_trained_on():
 
 def test_influence_names_a_wrong_convolution():
     quality = InfluenceQuality(2, convs=['convs.0', 'conv.1'])
-    with pytest.raises(ValueError, match=r'"conv\.1", which is no'):
+    with pytest.raises(ValueError, match=r'"conv\.1", which is not a'):
         quality.attach(ConvToy())
     with pytest.raises(ValueError, match='convs has 1 names'):
         InfluenceQuality(2, convs=['convs.0'])

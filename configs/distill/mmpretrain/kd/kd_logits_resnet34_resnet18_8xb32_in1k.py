@@ -1,3 +1,4 @@
+# Written by tools/misc/generate_configs.py
 _base_ = [
     '../../../_base_/pairs/resnet34_resnet18_8xb32_in1k.py',
     '../../../_base_/distillers/kd_logits_in1k.py',

@@ -11,7 +11,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class ATLoss(DistillLoss):
-    r"""Makes the student active where the teacher is.
+    r"""Matches the spatial attention of student and teacher.
 
     With :math:`q = Q / \|Q\|_2` and Q the vector over all positions of
     :math:`\frac{1}{C} \sum_c |F_c|^p`,

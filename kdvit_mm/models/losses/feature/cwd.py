@@ -9,7 +9,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class CWDLoss(DistillLoss):
-    r"""Makes each of the student's channels look where the teacher's looks.
+    r"""Matches the spatial distribution of each channel.
 
     Each channel of each image becomes a distribution over its positions, a
     softmax at temperature :math:`\tau`, and
@@ -55,7 +55,7 @@ class CWDLoss(DistillLoss):
         super().__init__(loss_weight)
         if norm_type not in ('channel', 'spatial', 'channel_mean'):
             raise ValueError(
-                f'norm_type "{norm_type}" is none of "channel", "spatial" '
+                f'norm_type "{norm_type}" is not one of "channel", "spatial" '
                 'and "channel_mean".'
             )
         if divergence not in ('kl', 'mse'):
@@ -64,7 +64,7 @@ class CWDLoss(DistillLoss):
             )
         if norm_type == 'channel_mean' and divergence == 'kl':
             raise ValueError(
-                "norm_type='channel_mean' is no distribution; set "
+                "norm_type='channel_mean' is not a distribution; set "
                 "divergence='mse'."
             )
         self.tau = tau

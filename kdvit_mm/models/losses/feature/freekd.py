@@ -102,8 +102,9 @@ class FreeKDLoss(DistillLoss):
 
     A three-level Haar transform splits a map into details D_j with shape
     (N, C, 3, h, w). With tokens P_j, the teacher gives masks
-    m_j = sigmoid(P_j · Σ_bands D_j), and the map adds Σ_j mean |m_j D_j(S) -
-    m_j D_j(T)| over images, tokens, channels, bands and positions.
+    m_j = sigmoid(P_j · Σ_bands D_j), and the map adds
+    Σ_j mean(abs(m_j D_j(S) - m_j D_j(T))) over images, tokens, channels,
+    bands and positions.
 
     As in the released code, the masks are per level: its names cH, cV and cD
     hold the three levels, not the three orientations, and the low band is not

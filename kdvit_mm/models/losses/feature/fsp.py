@@ -13,7 +13,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class FSPLoss(DistillLoss):
-    r"""Makes the student go from layer to layer as the teacher does.
+    r"""Matches the relations between consecutive layers.
 
     For each two neighbouring maps the flow matrix of an image is
 

@@ -24,7 +24,8 @@ class OFDLoss(DistillLoss):
     need only be below t in the student. The margin is the mean of the
     negative values of the teacher's channel, as its batch norm before the
     ReLU tells: :math:`m = E[x | x < 0]`, x normal with mean β and deviation
-    |γ|; or -3 |γ| where at most a thousandth of x is negative.
+    :math:`|γ|`; or :math:`-3 |γ|` where at most a thousandth of x is
+    negative.
 
     Heo, Kim, Yun, Park, Kwak and Choi, *A Comprehensive Overhaul of Feature
     Distillation*, ICCV 2019, arXiv:1904.01866. Official code:
@@ -91,7 +92,7 @@ class OFDLoss(DistillLoss):
             0 for empty input.
 
         Raises:
-            ValueError: If ``norm_T`` is no batch norm with weight and bias
+            ValueError: If ``norm_T`` is not a batch norm with weight and bias
                 of C channels, or the shapes do not fit.
         """
         if not (isinstance(norm_T, _BatchNorm) and norm_T.affine):

@@ -22,7 +22,7 @@ BLOCK = 2**24
 
 @MODELS.register_module()
 class CIRKDMiniBatchLoss(DistillLoss):
-    r"""Keeps how similar a pixel is to those of each image of the batch.
+    r"""Preserves the similarities of pixels within a batch.
 
     With F the features of an image, a column per pixel and of length 1, and
     :math:`P_{ij}` the softmax over the columns of
@@ -130,7 +130,7 @@ class _RelationKL(torch.autograd.Function):
 
 @MODELS.register_module()
 class CIRKDMemoryLoss(DistillLoss):
-    r"""Keeps how similar a pixel is to others seen earlier, of every class.
+    r"""Preserves the similarities of pixels to earlier ones of every class.
 
     The student's map goes through a head (1 × 1 convolution, batch norm, ReLU,
     1 × 1 convolution) to the teacher's channels. With s and t the vectors of

@@ -21,7 +21,7 @@ EPS = 1e-7
 
 @MODELS.register_module()
 class CRDLoss(DistillLoss):
-    r"""Tells the teacher's embedding of an image from those of others.
+    r"""Contrasts the teacher's embedding of an image with those of others.
 
     Both features go through a linear layer each, to embeddings u of length 1.
     Two memory banks keep the embeddings of all images of the data set. For
@@ -133,7 +133,7 @@ class CRDLoss(DistillLoss):
         if hasattr(dataset, 'datasets'):
             raise ValueError(
                 f'CRDLoss: the samples of a {type(dataset).__name__} are '
-                'numbered anew in each of its parts, but the memory bank '
+                'renumbered in each of its parts, but the memory bank '
                 'needs one sample_idx per image. Set train_dataloader.dataset '
                 'to one data set that has them all.'
             )

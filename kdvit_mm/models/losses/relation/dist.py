@@ -8,7 +8,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class DISTLoss(DistillLoss):
-    r"""Keeps the correlation of predictions over classes and over samples.
+    r"""Preserves the correlation of predictions over classes and samples.
 
     With r Pearson's correlation of the student's and the teacher's
     probabilities,

@@ -10,7 +10,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class RKDLoss(DistillLoss):
-    r"""Keeps the distances between images and the angles that they form.
+    r"""Preserves the distances and angles between images.
 
     With :math:`d_{ij}` the distance of the embeddings of two images over the
     mean distance of all pairs of the batch, and :math:`a_{ijk}` the cosine of

@@ -9,7 +9,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class SPLoss(DistillLoss):
-    r"""Makes images alike to the student that are alike to the teacher.
+    r"""Preserves the similarities between the images of a batch.
 
     With F the batch's features, a row per image, and :math:`G` the matrix
     :math:`F F^\top` with each row divided by its length,

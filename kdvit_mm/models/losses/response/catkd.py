@@ -13,7 +13,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class CATKDLoss(LogitLoss):
-    r"""Distils where a network sees each class.
+    r"""Distils the class activation maps.
 
     With :math:`A` the class maps, which are what the classifier makes of each
     place of the last map before it is averaged,

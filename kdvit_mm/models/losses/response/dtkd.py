@@ -11,7 +11,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class DTKDLoss(LogitLoss):
-    r"""Shares a temperature out between student and teacher by sharpness.
+    r"""Divides a temperature between student and teacher by sharpness.
 
     With m the largest logit of a sample,
 

@@ -36,7 +36,7 @@ class LDLoss(DistillLoss):
     area in place of the union's; ``true_diou`` gives the paper's. An anchor
     in the regions of several boxes belongs to the one of the highest IoU.
 
-    Anchors and positives are computed anew, by mmdet's own generator and
+    Anchors and positives are computed again, by mmdet's own generator and
     assigner from the configs of the student's head: no class is patched for
     it, as recording ``GFLHead.get_targets`` would, any head with one anchor
     per place will do, and teacher and student may be of different classes.

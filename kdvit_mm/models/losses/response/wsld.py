@@ -10,7 +10,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class WSLDLoss(LabelledLoss):
-    r"""Distils most where the student knows less than the teacher.
+    r"""Weights each sample by the student's loss over the teacher's.
 
     .. math:: L = -\frac{\tau^2}{N} \sum_n w_n \sum_c p_{T,c}^\tau
         \log p_{S,c}^\tau, \quad

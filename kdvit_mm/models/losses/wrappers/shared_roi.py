@@ -15,7 +15,7 @@ from kdvit_mm.registry import MODELS
 
 @MODELS.register_module()
 class SharedRoILoss(DistillLoss):
-    """Lets the teacher's RoI head judge the student's proposals.
+    """Classifies the student's proposals with the teacher's RoI head.
 
     Distilling the classes of a two-stage detector takes logits of the same
     proposals. The student samples them as it does alone; the teacher's head

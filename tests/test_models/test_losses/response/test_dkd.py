@@ -142,7 +142,7 @@ def test_errors():
         loss(logits, torch.randn(5, 3), labels)
     with pytest.raises(ValueError, match=r'shape \(3\,\).*\(2, 3\)'):
         loss(logits, logits, torch.tensor([0, 1, 2]))
-    with pytest.raises(ValueError, match='one integer class a row'):
+    with pytest.raises(ValueError, match='one integer class per row'):
         loss(logits, logits, torch.rand(2, 3))
     with pytest.raises(ValueError, match=r'from 0 to 3 .*\[0, 3\)'):
         loss(logits, logits, torch.tensor([0, 3]))

@@ -1,0 +1,15 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../_base_/pairs/resnet18-w0.25_resnet18-w0.0625_10e_digits-32.py',
+    '../_base_/distillers/annealing_logits_small.py',
+]
+model = dict(
+    calculate_student_loss=_base_.calculate_student_loss,
+    distiller=_base_.distiller)
+default_hooks = dict(checkpoint=dict(save_best='accuracy/top1'))
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(
+        type='kdvit_mm.DistillScheduleHook',
+        schedules=_base_.schedules),
+]

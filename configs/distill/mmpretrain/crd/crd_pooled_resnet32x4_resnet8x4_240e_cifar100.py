@@ -1,0 +1,6 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../../../_base_/pairs/resnet32x4_resnet8x4_240e_cifar100.py',
+    '../../../_base_/distillers/crd_pooled.py',
+]
+model = dict(distiller=_base_.distiller)

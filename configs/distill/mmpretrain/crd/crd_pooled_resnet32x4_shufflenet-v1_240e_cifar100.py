@@ -1,0 +1,8 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../../../_base_/pairs/resnet32x4_shufflenet-v1_240e_cifar100.py',
+    '../../../_base_/distillers/crd_pooled.py',
+]
+distiller = _base_.distiller
+distiller.distill_losses.loss_crd.student_channels = 960
+model = dict(distiller=distiller)

@@ -1,0 +1,15 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../../../_base_/pairs/wrn-40-2_shufflenet-v1_240e_cifar100.py',
+    '../../../_base_/distillers/dtkd_logits.py',
+]
+distiller = _base_.distiller
+distiller.distill_losses.loss_dtkd.alpha = 2
+distiller.distill_losses.loss_dtkd.beta = 0.5
+model = dict(distiller=distiller)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(
+        type='kdvit_mm.DistillScheduleHook',
+        schedules=_base_.schedules),
+]

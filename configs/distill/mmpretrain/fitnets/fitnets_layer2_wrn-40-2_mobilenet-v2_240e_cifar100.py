@@ -1,0 +1,13 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../../../_base_/pairs/wrn-40-2_mobilenet-v2_240e_cifar100.py',
+    '../../../_base_/distillers/fitnets_layer2.py',
+]
+distiller = _base_.distiller
+distiller.connectors.regressor.in_channel = 16
+distiller.connectors.regressor.out_channel = 64
+distiller.connectors.regressor.conv_cfg = dict(type='deconv')
+distiller.connectors.regressor.kernel_size = 4
+distiller.connectors.regressor.stride = 2
+distiller.connectors.regressor.padding = 1
+model = dict(distiller=distiller)

@@ -1,0 +1,8 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../../../_base_/pairs/wrn-40-2_vgg8_240e_cifar100.py',
+    '../../../_base_/distillers/lskd-kd_logits.py',
+]
+model = dict(
+    architecture=dict(head=dict(loss=dict(loss_weight=_base_.ce_weight))),
+    distiller=_base_.distiller)

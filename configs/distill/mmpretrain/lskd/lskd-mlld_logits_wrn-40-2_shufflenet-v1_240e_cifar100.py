@@ -1,0 +1,12 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../../../_base_/pairs/wrn-40-2_shufflenet-v1_240e_cifar100.py',
+    '../../../_base_/distillers/lskd-mlld_logits.py',
+]
+model = dict(
+    architecture=dict(
+        head=dict(loss=dict(loss_weight=_base_.ce_weight)),
+        data_preprocessor=dict(type=_base_.preprocessor)),
+    distiller=_base_.distiller)
+train_dataloader = dict(
+    dataset=dict(pipeline=_base_.two_view_pipeline))

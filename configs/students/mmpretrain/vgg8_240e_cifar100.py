@@ -1,0 +1,6 @@
+_base_ = [
+    '../../_base_/models/vgg8_cifar100.py',
+    '../../_base_/datasets/cifar100_classification.py',
+    '../../_base_/schedules/sgd_240e.py',
+    '../../_base_/runtime/cls_runtime.py',
+]
