@@ -2,12 +2,13 @@
 
 Forward and backward of the distillers of all methods for detection, each with
 its losses and connectors, on the five maps of an FPN, of shape (2, 256, H, W)
-and strides 8 to 128, on the outputs of a GFL head and on 1024 proposals; and the
-losses of segmentors, on class maps of two crops, enlarged with 19 classes and
-of stride 4 with 150, and on maps of 512 channels and stride 8. Classes that mmrazor has, too, are compared with its own, and FGD's masks with
-a loop over the boxes. All rows are measured in turn, over and over, so that
-whatever else the machine does hits each of them; a speed-up is the median of
-the ratios within a round.
+and strides 8 to 128, on the outputs of a GFL head and on 1024 proposals; and
+of the losses of segmentors, on class maps of crops, at full size with 19
+classes and at stride 4 with 150, and on maps of 512 channels and stride 8.
+Classes that mmrazor has, too, are compared with its own, and FGD's masks and
+CIRKD's pairs of images with loops. All rows are measured in turn, over and
+over, so that whatever else the machine does hits each of them; a speed-up is
+the median of the ratios within a round.
 
 A pass is the reading of both inputs of a row once. The passes of its forward
 are the bytes that all operators read and write over the bytes of its inputs.
@@ -544,7 +545,8 @@ def main() -> None:
     print(
         f'torch {torch.__version__}, {args.threads} threads, {args.device}, '
         f'{args.dtype}, batch {BATCH} of {height} x {width}, '
-        f'crops of {args.crop} x {args.crop}, {args.boxes} boxes per image, {args.rounds} rounds'
+        f'crops of {args.crop} x {args.crop}, '
+        f'{args.boxes} boxes per image, {args.rounds} rounds'
     )
     print(table)
 
