@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kdvit_mm.catalog import methods
+from kdvit_mm.models.losses.relation.cirkd import CIRKDMiniBatchLoss
 
 FOLDER = Path(__file__).resolve().parents[2] / 'tools' / 'benchmark'
 
@@ -21,6 +22,7 @@ def loss_time(monkeypatch):
 def test_table(tmp_path):
     """On maps of 8 × 12 and below, from another folder."""
     options = ['--size', '64', '96', '--boxes', '3', '--rounds', '1']
+    options += ['--crop', '32']
     done = subprocess.run(
         [sys.executable, FOLDER / 'loss_time.py', *options, '--threads', '1'],
         capture_output=True,
@@ -29,7 +31,7 @@ def test_table(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     first, *lines = done.stdout.splitlines()
-    assert 'batch 2 of 64 x 96, 3 boxes per image, 1 rounds' in first
+    assert 'batch 2 of 64 x 96, crops of 32 x 32, 3 boxes per image,' in first
     cells = [
         [cell.strip() for cell in line.split('|')[1:-1]]
         for line in lines
@@ -77,6 +79,14 @@ def test_bytes_are_those_counted_by_hand(loss_time):
     assert moved(lambda: torch.empty(6)) == 0
     row = loss_time.Row(lambda s, t: (s - t).square().sum(), x, y)
     assert loss_time.passes(row) == (288 + 192 + 100) / (96 + 96)
+
+
+def test_the_loop_over_pairs_is_the_mini_batch(loss_time):
+    torch.manual_seed(0)
+    maps = torch.randn(2, 3, 5, 4, 4, dtype=torch.double)
+    torch.testing.assert_close(
+        loss_time.pairs_by_loop(*maps), CIRKDMiniBatchLoss()(*maps)
+    )
 
 
 def test_the_loop_makes_the_same_masks(loss_time):

@@ -2,11 +2,13 @@
 
 Forward and backward of the distillers of all methods for detection, each with
 its losses and connectors, on the five maps of an FPN, of shape (2, 256, H, W)
-and strides 8 to 128, on the outputs of a GFL head and on 1024 proposals.
-Classes that mmrazor has, too, are compared with its own, and FGD's masks with
-a loop over the boxes. All rows are measured in turn, over and over, so that
-whatever else the machine does hits each of them; a speed-up is the median of
-the ratios within a round.
+and strides 8 to 128, on the outputs of a GFL head and on 1024 proposals; and
+of the losses of segmentors, on class maps of crops, at full size with 19
+classes and at stride 4 with 150, and on maps of 512 channels and stride 8.
+Classes that mmrazor has, too, are compared with its own, and FGD's masks and
+CIRKD's pairs of images with loops. All rows are measured in turn, over and
+over, so that whatever else the machine does hits each of them; a speed-up is
+the median of the ratios within a round.
 
 A pass is the reading of both inputs of a row once. The passes of its forward
 are the bytes that all operators read and write over the bytes of its inputs.
@@ -26,9 +28,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
 from prettytable import PrettyTable
 from step_time import tensor_memory
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -91,6 +95,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--size', type=int, nargs=2, default=[800, 1344],
         help='height and width of an image in pixels',
+    )  # fmt: skip
+    parser.add_argument(
+        '--crop', type=int, default=512,
+        help='height and width of a crop for segmentors in pixels',
     )  # fmt: skip
     parser.add_argument('--boxes', type=int, default=30, help='per image')
     parser.add_argument('--device', default='cpu')
@@ -271,14 +279,10 @@ def head_rows(inputs: Inputs) -> dict[str, Row]:
     build, logits, labels = inputs.build, inputs.logits, inputs.labels
     scores = inputs.pair(partial(inputs.maps, CLASSES))
     dist, their_dist = build('DISTLoss'), build('mmrazor.DISTLoss')
-
-    def by_pixel(student: torch.Tensor, teacher: torch.Tensor) -> Any:
-        """Mmrazor's class takes rows of classes."""
-        rows = (x.movedim(1, -1).flatten(0, 2) for x in (student, teacher))
-        return their_dist(*rows)
-
     return {
-        'mmrazor.DISTLoss, maps as rows': Row(levels(by_pixel), *scores),
+        'mmrazor.DISTLoss, maps as rows': Row(
+            levels(on_rows(their_dist)), *scores
+        ),
         'DISTLoss, maps': Row(
             dist, *scores, rival='mmrazor.DISTLoss, maps as rows'
         ),
@@ -294,6 +298,87 @@ def head_rows(inputs: Inputs) -> dict[str, Row]:
             rival='mmrazor.DKDLoss',
         ),
     }  # fmt: skip
+
+
+def segmentation_rows(inputs: Inputs, crop: int) -> dict[str, Row]:
+    """Losses of segmentors, and mmrazor's."""
+    build = inputs.build
+    rows = {}
+    losses = {
+        'KDLoss': (build('KDLoss'), 'mmrazor.KLDivergence'),
+        'CWDLoss': (build('CWDLoss'), 'mmrazor.ChannelWiseDivergence'),
+        'DISTLoss': (build('DISTLoss'), 'mmrazor.DISTLoss'),
+    }
+    for classes, side in ((19, crop), (150, crop // 4)):
+        maps = inputs.pair(partial(inputs.draw, BATCH, classes, side, side))
+        for name, (loss, rival) in losses.items():
+            theirs = build(rival)
+            if name == 'DISTLoss':
+                theirs = on_rows(theirs)
+            over = f'{rival}, {classes} class maps'
+            rows[over] = Row(theirs, *maps)
+            rows[f'{name}, {classes} class maps'] = Row(
+                loss, *maps, rival=over
+            )
+    side = crop // 8
+    few, many = (
+        inputs.pair(partial(inputs.draw, images, 512, side, side))
+        for images in (BATCH, 8)
+    )
+    rows |= {
+        'mmrazor.ATLoss': Row(build('mmrazor.ATLoss'), *many),
+        'ATLoss': Row(build('ATLoss'), *many, rival='mmrazor.ATLoss'),
+        'SPLoss': Row(build('SPLoss'), *many),
+        'CIRKD mini-batch, a loop over pairs': Row(pairs_by_loop, *few),
+        'CIRKDMiniBatchLoss': Row(
+            build('CIRKDMiniBatchLoss'),
+            *few,
+            rival='CIRKD mini-batch, a loop over pairs',
+        ),
+    }
+    for classes in (19, 150):
+        # Time is that of what is chosen from the queues, not of their size.
+        memory = build(
+            'CIRKDMemoryLoss',
+            student_channels=512,
+            teacher_channels=512,
+            num_classes=classes,
+            pixel_memory=300,
+            region_memory=300,
+        )
+        samples = []
+        for label in torch.randint(classes, (BATCH, 1, crop, crop)):
+            sample = SegDataSample(gt_sem_seg=PixelData(data=label))
+            samples.append(sample.to(inputs.like.device))
+        rows[f'CIRKDMemoryLoss, {classes} classes'] = Row(
+            partial(memory, data_samples=samples), *few
+        )
+    return rows
+
+
+def on_rows(loss: Callable) -> Callable[[Any, Any], Any]:
+    """A loss of rows of classes on class maps, every pixel a row."""
+
+    def total(student: torch.Tensor, teacher: torch.Tensor) -> Any:
+        rows = (x.movedim(1, -1).flatten(0, 2) for x in (student, teacher))
+        return loss(*rows)
+
+    return total
+
+
+def pairs_by_loop(student: torch.Tensor, teacher: torch.Tensor) -> Any:
+    """CIRKD's mini-batch relation, one pair of images after another."""
+    vectors = [F.normalize(x, dim=1).flatten(2) for x in (student, teacher)]
+    total = student.new_zeros(())
+    for i in range(len(student)):
+        for j in range(len(student)):
+            ours, theirs = (
+                (x[i].mT @ x[j] / 0.1).log_softmax(1) for x in vectors
+            )
+            total = total + F.kl_div(
+                ours, theirs, reduction='batchmean', log_target=True
+            )
+    return total / len(student) ** 2
 
 
 def records(inputs: Inputs) -> tuple[Records, Records]:
@@ -446,6 +531,7 @@ def main() -> None:
     inputs = Inputs(args)
     rows = feature_rows(inputs) | head_rows(inputs) | mask_rows(inputs)
     rows |= distiller_rows(inputs)
+    rows |= segmentation_rows(inputs, args.crop)
     if inputs.like.element_size() < 4:
         cast = torch.autocast(inputs.like.device.type, inputs.like.dtype)
         rows = {
@@ -459,6 +545,7 @@ def main() -> None:
     print(
         f'torch {torch.__version__}, {args.threads} threads, {args.device}, '
         f'{args.dtype}, batch {BATCH} of {height} x {width}, '
+        f'crops of {args.crop} x {args.crop}, '
         f'{args.boxes} boxes per image, {args.rounds} rounds'
     )
     print(table)
