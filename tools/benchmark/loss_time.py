@@ -2,11 +2,13 @@
 
 Forward and backward of the distillers of all methods for detection, each with
 its losses and connectors, on the five maps of an FPN, of shape (2, 256, H, W)
-and strides 8 to 128, on the outputs of a GFL head and on 1024 proposals.
-Classes that mmrazor has, too, are compared with its own, and FGD's masks with
-a loop over the boxes. All rows are measured in turn, over and over, so that
-whatever else the machine does hits each of them; a speed-up is the median of
-the ratios within a round.
+and strides 8 to 128, on the outputs of a GFL head and on 1024 proposals; and
+of losses for classifiers and segmentors on logits of shape (256, 1000), maps
+of shape (8, 512, 64, 64) and class maps of 19 and 150 classes. Classes that
+mmrazor has, too, are compared with its own, FGD's masks with a loop over the
+boxes, and others with a plain form of their formula. All rows are measured in
+turn, over and over, so that whatever else the machine does hits each of them;
+a speed-up is the median of the ratios within a round.
 
 A pass is the reading of both inputs of a row once. The passes of its forward
 are the bytes that all operators read and write over the bytes of its inputs.
@@ -23,9 +25,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from classifier_losses import Row, classifier_rows
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData
@@ -44,16 +47,6 @@ BATCH, CHANNELS, CLASSES, PROPOSALS = 2, 256, 80, 1024
 STRIDES = (8, 16, 32, 64, 128)
 #: Seconds that a row is measured for in a round, at least one step.
 ROUND = 0.05
-
-
-class Row(NamedTuple):
-    """What is measured: ``loss(connect(student), teacher)``."""
-
-    loss: Callable[[Any, Any], torch.Tensor]
-    student: Any = None
-    teacher: Any = None
-    connect: Callable[[Any], Any] = lambda student: student
-    rival: str = ''
 
 
 class Traffic(TorchDispatchMode):
@@ -93,6 +86,12 @@ def parse_args() -> argparse.Namespace:
         help='height and width of an image in pixels',
     )  # fmt: skip
     parser.add_argument('--boxes', type=int, default=30, help='per image')
+    parser.add_argument(
+        '--images', type=int, default=256, help='rows of logits'
+    )
+    parser.add_argument(
+        '--task', choices=['det', 'cls'], help='rows of one kind only'
+    )
     parser.add_argument('--device', default='cpu')
     parser.add_argument(
         '--dtype', default='float32',
@@ -444,8 +443,12 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     inputs = Inputs(args)
-    rows = feature_rows(inputs) | head_rows(inputs) | mask_rows(inputs)
-    rows |= distiller_rows(inputs)
+    rows: dict[str, Row] = {}
+    if args.task != 'cls':
+        rows |= feature_rows(inputs) | head_rows(inputs) | mask_rows(inputs)
+        rows |= distiller_rows(inputs)
+    if args.task != 'det':
+        rows |= classifier_rows(inputs, args.images)
     if inputs.like.element_size() < 4:
         cast = torch.autocast(inputs.like.device.type, inputs.like.dtype)
         rows = {
@@ -459,7 +462,8 @@ def main() -> None:
     print(
         f'torch {torch.__version__}, {args.threads} threads, {args.device}, '
         f'{args.dtype}, batch {BATCH} of {height} x {width}, '
-        f'{args.boxes} boxes per image, {args.rounds} rounds'
+        f'{args.boxes} boxes per image, {args.images} rows of logits, '
+        f'{args.rounds} rounds'
     )
     print(table)
 
