@@ -262,6 +262,7 @@ for kind, options in dict(
     CIFARMobileNetV2={},
     CIFARShuffleNetV1={},
     CIFARShuffleNetV2={},
+    MobileNetV1={},
 ).items():
     case(kind)(partial(cifar_network, kind, **options))
 

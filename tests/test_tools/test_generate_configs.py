@@ -127,6 +127,27 @@ def test_networks_are_as_the_tool_has_them(name):
     assert record('pooled').shape[1] == network.pooled
 
 
+@pytest.mark.parametrize(
+    ('name', 'size'),
+    [
+        ('resnet32x4', 28),
+        ('shufflenet-v1', 14),
+        ('mobilenet-v2', 7),
+        ('vgg13', 28),
+    ],
+)
+def test_large_images(name, size):
+    model = build(
+        Config.fromfile(CONFIGS / f'_base_/models/{name}_cub200.py').model
+    ).eval()
+    # A quarter of the usual size, so that it is quick.
+    with torch.no_grad():
+        (maps,) = model.extract_feat(torch.rand(2, 3, 56, 56), 'backbone')
+        logits = model(torch.rand(2, 3, 56, 56))
+    assert maps.shape[2:] == (-(-size // 4),) * 2
+    assert logits.shape == (2, 200)
+
+
 def changed_distiller(method, pair) -> dict:
     """A method's distiller as the config of a pair has it."""
     base = copy.deepcopy(tool.read_base(method.base))
@@ -273,13 +294,17 @@ def test_recipe_has_the_stages_that_the_configs_name(tmp_path):
         'sskd_views_wrn-40-2_vgg8_240e',
     )]  # fmt: skip
     assert order == sorted(order)
+    teachers = read_recipe(CONFIGS / 'recipes/cub200.yml', tmp_path)
+    assert {stage.name for stage in teachers} == {
+        f'{pair.teacher}_240e_cub200' for pair in tool.CUB_PAIRS
+    }
     named = re.findall(r'^  (\S+):$', recipe.read_text(), re.M)
     needed = {
         method.config(pair)
         for method in tool.METHODS
         if method.stages
         for pair in method.pairs
-    }
+    } | {f'{pair.teacher}_240e_cifar100' for pair in tool.CIFAR_PAIRS}
     assert needed <= {*named}
 
 

@@ -4,6 +4,8 @@ Each loss is beside mmrazor's class of it or, where there is none, beside a
 plain form of its formula.
 """
 
+import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+
 import itertools
 from collections.abc import Callable
 from contextlib import redirect_stdout

@@ -45,13 +45,15 @@ class Stage(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A classifier; ``alone`` is its accuracy, ``source`` says whose."""
+    """A classifier."""
 
     title: str
     stages: tuple[Stage, ...]
     pooled: int
-    config: str
-    alone: float | None
+    #: Config or, if it has one for each data set, the folder.
+    config: str = ''
+    #: Its accuracy on CIFAR-100 or ImageNet, and whose figure that is.
+    alone: float | None = None
     source: str = ''
     weights: str = ''
 
@@ -104,11 +106,10 @@ REPDISTILLER = (
 MDISTILLER = 'https://github.com/megvii-research/mdistiller'
 TEACHERS = f'{MDISTILLER}/releases/tag/checkpoints'
 MMPRETRAIN = 'https://download.openmmlab.com/mmclassification/v0/resnet'
-CIFAR = '_240e_cifar100.py'
 NETWORKS = {
     'resnet32x4': Network(
         'ResNet-32x4', resnet((5, 5, 5), 64, 32), 256,
-        f'configs/pretrain/resnet32x4{CIFAR}', 79.42, REPDISTILLER, TEACHERS,
+        'configs/pretrain', 79.42, REPDISTILLER, TEACHERS,
     ),
     'wrn-40-2': Network(
         'WRN-40-2',
@@ -117,12 +118,12 @@ NETWORKS = {
              'backbone.layer4.0'],
             (32, 32), (64, 16), (128, 8), norms=True,
         ),
-        128, f'configs/pretrain/wrn-40-2{CIFAR}', 75.61, REPDISTILLER,
+        128, 'configs/pretrain', 75.61, REPDISTILLER,
         TEACHERS,
     ),
     'resnet8x4': Network(
         'ResNet-8x4', resnet((1, 1, 1), 64, 32), 256,
-        f'configs/students/mmpretrain/resnet8x4{CIFAR}', 72.50, REPDISTILLER,
+        'configs/students/mmpretrain', 72.50, REPDISTILLER,
     ),
     'shufflenet-v1': Network(
         'ShuffleNetV1',
@@ -131,7 +132,7 @@ NETWORKS = {
              'backbone.layer3.3.preact'],
             (240, 16), (480, 8), (960, 4),
         ),
-        960, f'configs/students/mmpretrain/shufflenet-v1{CIFAR}', 70.50,
+        960, 'configs/students/mmpretrain', 70.50,
         REPDISTILLER,
     ),
     'mobilenet-v2': Network(
@@ -141,7 +142,7 @@ NETWORKS = {
              'backbone.layer4'],
             (12, 16), (16, 8), (48, 4), (160, 2),
         ),
-        1280, f'configs/students/mmpretrain/mobilenet-v2{CIFAR}', 64.60,
+        1280, 'configs/students/mmpretrain', 64.60,
         REPDISTILLER,
     ),
     'vgg8': Network(
@@ -151,13 +152,22 @@ NETWORKS = {
              'backbone.layer3.1.bn', 'backbone.layer4.0.bn'],
             (128, 16), (256, 8), (512, 4), (512, 4), norms=True,
         ),
-        512, f'configs/students/mmpretrain/vgg8{CIFAR}', 70.36, REPDISTILLER,
+        512, 'configs/students/mmpretrain', 70.36, REPDISTILLER,
+    ),
+    'vgg13': Network(
+        'VGG-13',
+        stages(
+            ['backbone.layer1.2.bn', 'backbone.layer2.2.bn',
+             'backbone.layer3.2.bn', 'backbone.layer4.1.bn'],
+            (128, 16), (256, 8), (512, 4), (512, 4), norms=True,
+        ),
+        512, 'configs/pretrain',
     ),
     'resnet18-w0.25': Network(
-        'ResNet-18 w0.25', resnet((2, 2, 2, 2), 16, 32), 128, '', None
+        'ResNet-18 w0.25', resnet((2, 2, 2, 2), 16, 32), 128
     ),
     'resnet18-w0.0625': Network(
-        'ResNet-18 w0.0625', resnet((2, 2, 2, 2), 4, 32), 32, '', None
+        'ResNet-18 w0.0625', resnet((2, 2, 2, 2), 4, 32), 32
     ),
     'resnet34': Network(
         'ResNet-34', resnet((3, 4, 6, 3), 64, 56), 512,
@@ -176,7 +186,7 @@ NETWORKS = {
              for i, last in enumerate((1, 1, 5, 1))],
             (128, 56), (256, 28), (512, 14), (1024, 7), norms=True,
         ),
-        1024, 'configs/students/mmpretrain/mobilenet-v1_8xb32_in1k.py', None,
+        1024, 'configs/students/mmpretrain',
     ),
     'resnet18': Network(
         'ResNet-18', resnet((2, 2, 2, 2), 64, 56), 512,
@@ -193,10 +203,19 @@ CIFAR_PAIRS = [
     }.items()
     for student in students
 ]
+CUB_PAIRS = [
+    Pair(teacher, student, '240e', 'cub200')
+    for teacher, student in (
+        ('resnet32x4', 'mobilenet-v2'),
+        ('resnet32x4', 'shufflenet-v1'),
+        ('vgg13', 'mobilenet-v2'),
+        ('vgg13', 'vgg8'),
+    )
+]
 R50_MV1 = Pair('resnet50', 'mobilenet-v1', '8xb32', 'in1k')
 IN1K_PAIRS = [R34_R18, R50_MV1]
 #: Data sets for whose papers the values of the bases are, and what runs them.
-FULL_SCALE = {'cifar100': '1 GPU'}
+FULL_SCALE = {'cifar100': '1 GPU', 'cub200': '1 GPU'}
 #: Images of the training sets.
 IMAGES = {'cifar100': 50000, 'digits-32': 6000, 'in1k': 1281167}
 
@@ -418,15 +437,15 @@ def strong_teacher(pair: Pair) -> Changes:
 
 
 def regions(key: str, scales: str) -> Callable[[Pair], Changes]:
-    """The scales, and the official beta or gamma of MobileNetV2."""
+    """The scales, and the beta or gamma of pairs that have their own."""
 
     def changes(pair: Pair) -> Changes:
         chosen: Changes = {
             'distill_losses.loss_sdd.scales': [*map(int, scales)]
         }
-        if key and (pair.teacher, pair.student) == (
-            'wrn-40-2',
-            'mobilenet-v2',
+        if key and (
+            pair.teacher == 'vgg13'
+            or (pair.teacher, pair.student) == ('wrn-40-2', 'mobilenet-v2')
         ):
             chosen[f'distill_losses.loss_sdd.loss.{key}'] = 6
         return chosen
@@ -482,7 +501,8 @@ def decoupled_scales() -> Iterator[Method]:
                 f'sdd-{loss}_regions',
                 regions(key, scales),
                 f'sdd-{loss}_regions-{scales}',
-                place='regions',
+                CIFAR_PAIRS + CUB_PAIRS,
+                'regions',
                 demo=scales == '124',
             )
 
@@ -691,7 +711,7 @@ def metafile_entries(method: Method, pair: Pair, title: str) -> list[dict]:
     """The entry of a config and that of the training after it, if any."""
     name = method.config(pair)
     sides = {
-        side: network_facts(network, pair.schedule)
+        side: network_facts(network, pair)
         for side, network in (
             ('Teacher', pair.teacher),
             ('Student', pair.student),
@@ -728,14 +748,20 @@ def metafile_entries(method: Method, pair: Pair, title: str) -> list[dict]:
     ]
 
 
-def network_facts(name: str, schedule: str) -> dict[str, Any]:
+def network_facts(name: str, pair: Pair) -> dict[str, Any]:
     """What a metafile says of a teacher or a student."""
     network = NETWORKS[name]
+    config = network.config
+    if '::' not in config:
+        config += f'/{name}_{pair.schedule}_{pair.data}.py'
     facts: dict[str, Any] = {
-        'Config': network.config,
+        'Config': config,
         'Model': network.title,
-        'Schedule': schedule,
+        'Schedule': pair.schedule,
     }
+    # Of CUB-200 nothing is published of these very networks.
+    if pair.data == 'cub200':
+        return facts
     if network.weights:
         facts['Weights'] = network.weights
     if network.alone:

@@ -51,12 +51,17 @@ where it has none. Batches are 8 on Cityscapes, 16 elsewhere.
 """,
     'Classification': '',
 }
+DATA_NAMES = {'cifar100': 'CIFAR-100', 'cub200': 'CUB-200'}
 #: The same of classifiers, by the last part of a config's name.
 DATA = {
     'cifar100': """\
 CIFAR-100, top-1 accuracy on the test set. The accuracies of teachers and of
 students alone are RepDistiller's; the published figures have its
 [teachers](../../../../docs/classification.md#teachers).
+""",
+    'cub200': """\
+CUB-200, top-1 accuracy on the test set. Nothing is published of these very
+teachers.
 """,
     'in1k': """\
 ImageNet-1k, top-1 accuracy on val. The accuracies of teachers and of students
@@ -185,6 +190,8 @@ def pairs(file: Path) -> str:
                 f'{facts[side]["Model"]}, {facts[side]["Schedule"]}'
                 for side in ('Teacher', 'Student')
             )
+            data = DATA_NAMES.get(model['Name'].rpartition('_')[2])
+            student += f', {data}' if data else ''
             pair = TASKS.index(method.task), teacher, student
             config = method.folder / Path(model['Config']).name
             links = rows.setdefault(pair, {})

@@ -44,6 +44,10 @@ class CIFARMobileNetV2(StagedBackbone):
     it is.
 
     Args:
+        large_images (bool): Whether the stem is a 7×7 convolution of stride
+            2 and a maximum by 2, as
+            https://github.com/shicaiwei123/SDD-CVPR2024 has it for CUB-200 at
+            224 px. Defaults to False.
         out_indices (Sequence[int]): Stages whose maps are returned, from 0.
             Defaults to (4, ), what is pooled.
         init_cfg (dict | list[dict] | None): How weights are initialised.
@@ -55,6 +59,7 @@ class CIFARMobileNetV2(StagedBackbone):
 
     def __init__(
         self,
+        large_images: bool = False,
         out_indices: Sequence[int] = (4,),
         init_cfg: dict | list[dict] | None = FAN_OUT_INIT,
     ) -> None:
@@ -83,8 +88,11 @@ class CIFARMobileNetV2(StagedBackbone):
                     before = channels
                 stage.append(group)
             stages.append(stage)
+        stem = conv_bn_relu(3, 16, kernel=7 if large_images else 3, stride=2)
+        if large_images:
+            stem.append(nn.MaxPool2d(2))
         super().__init__(
-            conv_bn_relu(3, 16, kernel=3, stride=2),
+            stem,
             [*stages, conv_bn_relu(before, 1280)],
             out_indices,
             init_cfg,

@@ -5,6 +5,7 @@ from typing import Any
 
 from mmpretrain.models.backbones.resnet import BasicBlock
 from mmpretrain.models.backbones.resnet_cifar import ResNet_CIFAR
+from torch import nn
 
 from kdvit_mm.registry import MODELS
 
@@ -48,6 +49,9 @@ class CIFARResNet(ResNet_CIFAR):
         depth (int): Layers, 6 n + 2.
         stem_channels (int): Channels of the stem. Defaults to 16.
         base_channels (int): Channels of the first stage. Defaults to 16.
+        large_images (bool): Whether the stem is a 7×7 convolution of stride
+            2, as https://github.com/shicaiwei123/SDD-CVPR2024 has it for
+            CUB-200 at 224 px. Defaults to False.
         out_indices (Sequence[int]): Stages whose maps are returned, from 0.
             Defaults to (2, ).
         **kwargs (Any): Others of mmpretrain's ``ResNet_CIFAR``.
@@ -61,6 +65,7 @@ class CIFARResNet(ResNet_CIFAR):
         depth: int,
         stem_channels: int = 16,
         base_channels: int = 16,
+        large_images: bool = False,
         out_indices: Sequence[int] = (2,),
         **kwargs: Any,
     ) -> None:
@@ -70,6 +75,7 @@ class CIFARResNet(ResNet_CIFAR):
                 f'CIFARResNet has no depth={depth}: take 6 n + 2, such as 8, '
                 '20, 32, 56 or 110.'
             )
+        self.large_images = large_images
         self.arch_settings = {depth: (BasicBlock, (blocks,) * 3)}
         super().__init__(
             depth,
@@ -82,3 +88,10 @@ class CIFARResNet(ResNet_CIFAR):
             zero_init_residual=False,
             **kwargs,
         )
+
+    def _make_stem_layer(self, in_channels: int, base_channels: int) -> None:
+        super()._make_stem_layer(in_channels, base_channels)
+        if self.large_images:
+            self.conv1 = nn.Conv2d(
+                in_channels, base_channels, 7, 2, padding=3, bias=False
+            )

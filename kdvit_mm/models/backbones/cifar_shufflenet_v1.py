@@ -86,6 +86,9 @@ class CIFARShuffleNetV1(StagedBackbone):
       it, so that it can be OFD's student, not its teacher.
 
     Args:
+        large_images (bool): Whether the stem is a 7×7 convolution of stride
+            2, as https://github.com/shicaiwei123/SDD-CVPR2024 has it for
+            CUB-200 at 224 px. Defaults to False.
         out_indices (Sequence[int]): Stages whose maps are returned, from 0.
             Defaults to (2, ).
         init_cfg (dict | list[dict] | None): How weights are initialised.
@@ -97,6 +100,7 @@ class CIFARShuffleNetV1(StagedBackbone):
 
     def __init__(
         self,
+        large_images: bool = False,
         out_indices: Sequence[int] = (2,),
         init_cfg: dict | list[dict] | None = TORCH_INIT,
     ) -> None:
@@ -113,4 +117,9 @@ class CIFARShuffleNetV1(StagedBackbone):
                 )
             )
             before = channels
-        super().__init__(conv_bn_relu(3, 24), stages, out_indices, init_cfg)
+        stem = (
+            conv_bn_relu(3, 24, kernel=7, stride=2)
+            if large_images
+            else conv_bn_relu(3, 24)
+        )
+        super().__init__(stem, stages, out_indices, init_cfg)

@@ -70,9 +70,9 @@ def class_map(
         if size is not None:
             maps = F.adaptive_avg_pool2d(maps, size)
         bias = classifier.bias
-        logits = F.linear(
-            maps.movedim(1, -1),
-            classifier.weight.to(dtype),
+        # A convolution keeps the layout of maps and their gradient.
+        return F.conv2d(
+            maps,
+            classifier.weight.to(dtype)[:, :, None, None],
             None if bias is None else bias.to(dtype),
         )
-    return logits.movedim(-1, 1)

@@ -1,0 +1,4 @@
+_base_ = './classifier_cub200.py'
+model = dict(
+    backbone=dict(type='kdvit_mm.CIFARVGG', depth=8),
+    head=dict(in_channels=512))

@@ -1,0 +1,6 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../../../_base_/pairs/resnet32x4_shufflenet-v1_240e_cub200.py',
+    '../../../_base_/distillers/sdd-lskd-kd_regions.py',
+]
+model = dict(distiller=_base_.distiller)

@@ -1,0 +1,6 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../../../_base_/pairs/vgg13_vgg8_240e_cub200.py',
+    '../../../_base_/distillers/sdd-lskd-kd_regions.py',
+]
+model = dict(distiller=_base_.distiller)

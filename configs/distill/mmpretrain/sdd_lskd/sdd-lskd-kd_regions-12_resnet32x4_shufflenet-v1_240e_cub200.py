@@ -1,0 +1,8 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../../../_base_/pairs/resnet32x4_shufflenet-v1_240e_cub200.py',
+    '../../../_base_/distillers/sdd-lskd-kd_regions.py',
+]
+distiller = _base_.distiller
+distiller.distill_losses.loss_sdd.scales = [1, 2]
+model = dict(distiller=distiller)

@@ -1,0 +1,7 @@
+_base_ = [
+    '../../_base_/models/mobilenet-v2_cub200.py',
+    '../../_base_/datasets/cub200_classification.py',
+    '../../_base_/schedules/sgd_240e.py',
+    '../../_base_/runtime/cls_runtime.py',
+]
+optim_wrapper = dict(optimizer=dict(lr=0.01))
