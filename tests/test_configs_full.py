@@ -425,8 +425,10 @@ def label(model: dict) -> str:
     elif backbone.type == 'ResNeXt':
         name = f'X{backbone.depth}-{backbone.groups}x{backbone.base_width}d'
     else:
-        name = f'R{backbone.depth}'
+        name = f'R{backbone.get("depth")}'
     if model.type == 'ImageClassifier':
+        if backbone.type == 'kdvit_mm.MobileNetV1':
+            return 'MobileNetV1'
         return f'{backbone.type}-{backbone.depth}'
     return f'{model.type} {name}'.replace('FasterRCNN', 'Faster R-CNN')
 

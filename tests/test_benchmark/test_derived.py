@@ -100,7 +100,7 @@ def test_weights_are_multiplied_for_all_losses(make):
     alone, kd, _ = make().rows
     key = 'model.distiller.distill_losses.loss_kd.loss_weight'
     assert weight_options(alone, 3) == {}
-    assert weight_options(kd, 3) == {key: 3.0}
+    assert weight_options(kd, 3) == {key: 2.7}
     tuned = replace(kd, options=kd.options | {key: 0.1})
     assert weight_options(tuned, 3) == {key: 0.3}
 
@@ -133,4 +133,4 @@ def test_the_best_weight_is_chosen_once_all_are_known(make, tmp_path):
     slow = with_weights(table, metrics).rows[2]
     cfg = read(slow.config, slow.options)
     assert slow.factor == 0.3
-    assert cfg.model.distiller.distill_losses.loss_kd.loss_weight == 0.3
+    assert cfg.model.distiller.distill_losses.loss_kd.loss_weight == 0.27

@@ -41,6 +41,7 @@ class RecordLosses(Hook):
 
 def config(digits, folder, schedules, epochs=4, kind=None):
     cfg = read_config(DISTILLED['cls'], digits, folder, epochs)
+    cfg.model.distiller.distill_losses.loss_kd.loss_weight = 1
     cfg.custom_hooks += [
         kind or dict(type='kdvit_mm.DistillScheduleHook', schedules=schedules),
         dict(type='RecordLosses'),

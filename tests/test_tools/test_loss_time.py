@@ -22,7 +22,7 @@ def loss_time(monkeypatch):
 def test_table(tmp_path):
     """On maps of 8 × 12 and below, from another folder."""
     options = ['--size', '64', '96', '--boxes', '3', '--rounds', '1']
-    options += ['--crop', '32']
+    options += ['--task', 'det', 'seg', '--crop', '32']
     done = subprocess.run(
         [sys.executable, FOLDER / 'loss_time.py', *options, '--threads', '1'],
         capture_output=True,
@@ -31,7 +31,8 @@ def test_table(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     first, *lines = done.stdout.splitlines()
-    assert 'batch 2 of 64 x 96, crops of 32 x 32, 3 boxes per image,' in first
+    assert 'batch 2 of 64 x 96, 3 boxes per image' in first
+    assert 'crops of 32 x 32' in first and '1 rounds' in first
     cells = [
         [cell.strip() for cell in line.split('|')[1:-1]]
         for line in lines
@@ -102,3 +103,29 @@ def test_the_loop_makes_the_same_masks(loss_time):
         strict=True,
     ):
         torch.testing.assert_close(a, b)
+
+
+def test_plain_forms_compute_the_same(loss_time):
+    """And so do mmrazor's classes that are not of another scale."""
+    args = argparse.Namespace(
+        size=[64, 64], boxes=1, device='cpu', dtype='float32'
+    )
+    torch.manual_seed(0)
+    rows = loss_time.classifier_rows(loss_time.Inputs(args), 64)
+    other = {
+        # Of random negatives; divided by 1000.
+        'CRDLoss', 'OFDLoss',
+    }  # fmt: skip
+    compared = 0
+    for name, row in rows.items():
+        if row.rival and name not in other:
+            rival = rows[row.rival]
+            torch.testing.assert_close(
+                row.loss(row.connect(row.student), row.teacher),
+                rival.loss(rival.connect(rival.student), rival.teacher),
+                rtol=1e-4,
+                atol=1e-6,
+                msg=lambda text, name=name: f'{name}: {text}',
+            )
+            compared += 1
+    assert compared == 18

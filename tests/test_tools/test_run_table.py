@@ -320,7 +320,7 @@ def test_a_table_grows_and_goes_on_elsewhere(
     assert curve[-1][0] == round(ratios[1])
     log = (here.out / 'kd' / 'seed_0' / 'output.log').read_text()
     assert best in log
-    assert 'loss_weight=3.0' in log
+    assert 'loss_weight=2.7' in log
     text = (kept / 'table.md').read_text()
     assert re.search(r'\| KD +\| +\d+\.00 \| +x 3 \|', text)
     assert str(tmp_path) not in text.replace(str(table), '')

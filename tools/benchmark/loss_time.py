@@ -2,13 +2,15 @@
 
 Forward and backward of the distillers of all methods for detection, each with
 its losses and connectors, on the five maps of an FPN, of shape (2, 256, H, W)
-and strides 8 to 128, on the outputs of a GFL head and on 1024 proposals; and
-of the losses of segmentors, on class maps of crops, at full size with 19
-classes and at stride 4 with 150, and on maps of 512 channels and stride 8.
-Classes that mmrazor has, too, are compared with its own, and FGD's masks and
-CIRKD's pairs of images with loops. All rows are measured in turn, over and
-over, so that whatever else the machine does hits each of them; a speed-up is
-the median of the ratios within a round.
+and strides 8 to 128, on the outputs of a GFL head and on 1024 proposals;
+of losses for segmentors on class maps of crops, at full size with 19 classes
+and at stride 4 with 150, and on maps of 512 channels and stride 8; and of
+losses for classifiers on logits of shape (256, 1000) and maps of shape
+(8, 512, 64, 64). Classes that mmrazor has, too, are compared with its own,
+FGD's masks and CIRKD's pairs of images with loops, and others with a plain
+form of their formula. All rows are measured in turn, over and over, so that
+whatever else the machine does hits each of them; a speed-up is the median of
+the ratios within a round.
 
 A pass is the reading of both inputs of a row once. The passes of its forward
 are the bytes that all operators read and write over the bytes of its inputs.
@@ -25,10 +27,11 @@ import time
 from collections.abc import Callable
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from classifier_losses import Row, classifier_rows
 from mmdet.structures import DetDataSample
 from mmengine.config import Config, ConfigDict
 from mmengine.structures import InstanceData, PixelData
@@ -46,18 +49,9 @@ from kdvit_mm.registry import MODELS
 Records = dict[tuple[str, str], Any]
 BATCH, CHANNELS, CLASSES, PROPOSALS = 2, 256, 80, 1024
 STRIDES = (8, 16, 32, 64, 128)
+TASKS = ['det', 'seg', 'cls']
 #: Seconds that a row is measured for in a round, at least one step.
 ROUND = 0.05
-
-
-class Row(NamedTuple):
-    """What is measured: ``loss(connect(student), teacher)``."""
-
-    loss: Callable[[Any, Any], torch.Tensor]
-    student: Any = None
-    teacher: Any = None
-    connect: Callable[[Any], Any] = lambda student: student
-    rival: str = ''
 
 
 class Traffic(TorchDispatchMode):
@@ -101,6 +95,16 @@ def parse_args() -> argparse.Namespace:
         help='height and width of a crop for segmentors in pixels',
     )  # fmt: skip
     parser.add_argument('--boxes', type=int, default=30, help='per image')
+    parser.add_argument(
+        '--images', type=int, default=256, help='rows of logits'
+    )
+    parser.add_argument(
+        '--task',
+        nargs='+',
+        choices=TASKS,
+        default=TASKS,
+        help='rows to measure',
+    )
     parser.add_argument('--device', default='cpu')
     parser.add_argument(
         '--dtype', default='float32',
@@ -321,18 +325,12 @@ def segmentation_rows(inputs: Inputs, crop: int) -> dict[str, Row]:
                 loss, *maps, rival=over
             )
     side = crop // 8
-    few, many = (
-        inputs.pair(partial(inputs.draw, images, 512, side, side))
-        for images in (BATCH, 8)
-    )
+    maps = inputs.pair(partial(inputs.draw, BATCH, 512, side, side))
     rows |= {
-        'mmrazor.ATLoss': Row(build('mmrazor.ATLoss'), *many),
-        'ATLoss': Row(build('ATLoss'), *many, rival='mmrazor.ATLoss'),
-        'SPLoss': Row(build('SPLoss'), *many),
-        'CIRKD mini-batch, a loop over pairs': Row(pairs_by_loop, *few),
+        'CIRKD mini-batch, a loop over pairs': Row(pairs_by_loop, *maps),
         'CIRKDMiniBatchLoss': Row(
             build('CIRKDMiniBatchLoss'),
-            *few,
+            *maps,
             rival='CIRKD mini-batch, a loop over pairs',
         ),
     }
@@ -351,7 +349,7 @@ def segmentation_rows(inputs: Inputs, crop: int) -> dict[str, Row]:
             sample = SegDataSample(gt_sem_seg=PixelData(data=label))
             samples.append(sample.to(inputs.like.device))
         rows[f'CIRKDMemoryLoss, {classes} classes'] = Row(
-            partial(memory, data_samples=samples), *few
+            partial(memory, data_samples=samples), *maps
         )
     return rows
 
@@ -529,9 +527,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     inputs = Inputs(args)
-    rows = feature_rows(inputs) | head_rows(inputs) | mask_rows(inputs)
-    rows |= distiller_rows(inputs)
-    rows |= segmentation_rows(inputs, args.crop)
+    rows: dict[str, Row] = {}
+    if 'det' in args.task:
+        rows |= feature_rows(inputs) | head_rows(inputs) | mask_rows(inputs)
+        rows |= distiller_rows(inputs)
+    if 'seg' in args.task:
+        rows |= segmentation_rows(inputs, args.crop)
+    if 'cls' in args.task:
+        rows |= classifier_rows(inputs, args.images)
     if inputs.like.element_size() < 4:
         cast = torch.autocast(inputs.like.device.type, inputs.like.dtype)
         rows = {
@@ -545,8 +548,8 @@ def main() -> None:
     print(
         f'torch {torch.__version__}, {args.threads} threads, {args.device}, '
         f'{args.dtype}, batch {BATCH} of {height} x {width}, '
-        f'crops of {args.crop} x {args.crop}, '
-        f'{args.boxes} boxes per image, {args.rounds} rounds'
+        f'{args.boxes} boxes per image, crops of {args.crop} x {args.crop}, '
+        f'{args.images} rows of logits, {args.rounds} rounds'
     )
     print(table)
 

@@ -164,6 +164,20 @@ NETWORKS = {
         'mmpretrain::resnet/resnet34_8xb32_in1k.py', 73.62, '',
         f'{MMPRETRAIN}/resnet34_8xb32_in1k_20210831-f257d4e6.pth',
     ),
+    'resnet50': Network(
+        'ResNet-50', resnet((3, 4, 6, 3), 256, 56, bottleneck=True), 2048,
+        'mmpretrain::resnet/resnet50_8xb32_in1k.py', 76.55, '',
+        f'{MMPRETRAIN}/resnet50_8xb32_in1k_20210831-ea4938fc.pth',
+    ),
+    'mobilenet-v1': Network(
+        'MobileNetV1',
+        stages(
+            [f'backbone.layer{i + 1}.{last}.pointwise_conv.bn'
+             for i, last in enumerate((1, 1, 5, 1))],
+            (128, 56), (256, 28), (512, 14), (1024, 7), norms=True,
+        ),
+        1024, 'configs/students/mmpretrain/mobilenet-v1_8xb32_in1k.py', None,
+    ),
     'resnet18': Network(
         'ResNet-18', resnet((2, 2, 2, 2), 64, 56), 512,
         'mmpretrain::resnet/resnet18_8xb32_in1k.py', 69.90,
@@ -179,7 +193,8 @@ CIFAR_PAIRS = [
     }.items()
     for student in students
 ]
-IN1K_PAIRS = [R34_R18]
+R50_MV1 = Pair('resnet50', 'mobilenet-v1', '8xb32', 'in1k')
+IN1K_PAIRS = [R34_R18, R50_MV1]
 #: Data sets for whose papers the values of the bases are, and what runs them.
 FULL_SCALE = {'cifar100': '1 GPU'}
 #: Images of the training sets.
@@ -304,8 +319,13 @@ def review(pair: Pair) -> Changes:
             *(stage.channels for stage in theirs),
             teacher.pooled,
         ],
-        f'{connector}.mid_channels': min(512, channels[-1]),
-        'distill_losses.loss_reviewkd.loss_weight': 1 if in1k else 5,
+        f'{connector}.mid_channels': (
+            256 if pair == R50_MV1 else min(512, channels[-1])
+        ),
+        'distill_losses.loss_reviewkd.loss_weight': {
+            R34_R18: 1,
+            R50_MV1: 8,
+        }.get(pair, 5),
     }
     if ours[0].size != theirs[0].size:
         sizes = [*(stage.size for stage in theirs), 1]
@@ -377,7 +397,7 @@ def decoupled(pair: Pair) -> Changes:
     if pair.data != 'in1k':
         return {}
     return {
-        'distill_losses.loss_dkd.beta': 0.5,
+        'distill_losses.loss_dkd.beta': 2 if pair == R50_MV1 else 0.5,
         'distill_losses.loss_dkd.tau': 1,
     }
 
@@ -718,7 +738,8 @@ def network_facts(name: str, schedule: str) -> dict[str, Any]:
     }
     if network.weights:
         facts['Weights'] = network.weights
-    facts['Metrics'] = {METRIC: network.alone}
+    if network.alone:
+        facts['Metrics'] = {METRIC: network.alone}
     if network.source:
         facts['Source'] = network.source
     return facts

@@ -12,6 +12,7 @@ if find_spec('mmpretrain'):
     from kdvit_mm.models.backbones.cifar_shufflenet_v2 import CIFARShuffleNetV2
     from kdvit_mm.models.backbones.cifar_vgg import CIFARVGG
     from kdvit_mm.models.backbones.cifar_wide_resnet import CIFARWideResNet
+    from kdvit_mm.models.backbones.mobilenet_v1 import MobileNetV1
     from kdvit_mm.models.backbones.resnext18 import ResNeXt18
 
     __all__ += [
@@ -21,5 +22,6 @@ if find_spec('mmpretrain'):
         'CIFARShuffleNetV1',
         'CIFARShuffleNetV2',
         'CIFARWideResNet',
+        'MobileNetV1',
         'ResNeXt18',
     ]

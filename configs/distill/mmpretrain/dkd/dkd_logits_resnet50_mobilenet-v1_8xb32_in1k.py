@@ -1,0 +1,9 @@
+# Written by tools/misc/generate_configs.py
+_base_ = [
+    '../../../_base_/pairs/resnet50_mobilenet-v1_8xb32_in1k.py',
+    '../../../_base_/distillers/dkd_logits.py',
+]
+distiller = _base_.distiller
+distiller.distill_losses.loss_dkd.beta = 2
+distiller.distill_losses.loss_dkd.tau = 1
+model = dict(distiller=distiller)
