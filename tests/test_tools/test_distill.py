@@ -310,6 +310,35 @@ def build(write, tmp_path):
     return build_pair
 
 
+def test_cirkd_gets_what_its_memory_is_about(build):
+    distiller = build('segformer', 'deeplabv3', 'cirkd').model.distiller
+    memory = distiller.distill_losses.loss_memory
+    # 256 channels of one head and 512 of the other, each a 32nd or a quarter.
+    assert (memory.student_channels, memory.teacher_channels) == (64, 16)
+    assert (memory.num_classes, memory.ignore_index) == (3, 255)
+    # No convolution: only stride 4 is brought to stride 8.
+    for name in ('loss_mini_batch', 'loss_memory'):
+        connector = distiller.connectors[f'{name}_s']
+        assert connector.function_name == 'interpolate'
+        assert connector.func_args.scale_factor == 0.5
+
+
+@pytest.mark.parametrize('method', ['at', 'sp'])
+def test_no_connector_where_any_shapes_do(build, method):
+    distiller = build('segformer', 'deeplabv3', method).model.distiller
+    assert 'connectors' not in distiller
+
+
+def test_a_head_without_dropout_has_no_such_record(write):
+    student = model_of('pspnet')
+    student.decode_head.dropout_ratio = 0
+    student = write('pspnet', 'student', model=student)
+    with pytest.raises(
+        ConfigError, match=r'records "decode_head\.dropout".*no counterpart'
+    ):
+        kdvit_mm.build_distillation(student, student, 'sp')
+
+
 def test_pyramids_are_cut_to_what_both_have(build):
     cfg = build('rtmdet', 'gfl', 'mgd')
     distiller = cfg.model.distiller

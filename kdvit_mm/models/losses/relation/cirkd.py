@@ -366,7 +366,7 @@ class CIRKDMemoryLoss(DistillLoss):
         # A copy, which the next step leaves as it is.
         columns = queue[:, picks].flatten(0, 1).to(rows_s.dtype).mT
         log_s, log_t = (
-            (rows @ columns / self.tau).log_softmax(1)
+            (rows / self.tau @ columns).log_softmax(1)
             for rows in (rows_s, rows_t)
         )
         return F.kl_div(log_s, log_t, reduction='batchmean', log_target=True)
