@@ -246,13 +246,8 @@ def prompt_learning() -> None:
     )
 
 
-@case('ResNeXt18')
-def resnext18() -> None:
-    build('ResNeXt18')(maps(1, 3, 64, 64))
-
-
-def cifar_network(kind: str, **options: Any) -> None:
-    build(kind, **options)(maps(1, 3, 32, 32))
+def backbone(kind: str, size: int = 32, **options: Any) -> None:
+    build(kind, **options)(maps(2, 3, size, size))
 
 
 for kind, options in dict(
@@ -262,9 +257,10 @@ for kind, options in dict(
     CIFARMobileNetV2={},
     CIFARShuffleNetV1={},
     CIFARShuffleNetV2={},
-    MobileNetV1={},
+    MobileNetV1=dict(size=64),
+    ResNeXt18=dict(size=64),
 ).items():
-    case(kind)(partial(cifar_network, kind, **options))
+    case(kind)(partial(backbone, kind, **options))
 
 
 def test_level_selection_and_its_probes(monkeypatch) -> None:
