@@ -31,10 +31,12 @@ from tests.tiny import detection_batch
 ROOT = Path(__file__).resolve().parents[1] / 'configs'
 DISTILL = sorted((ROOT / 'distill').rglob('*.py'))
 PROMPTS = [c for c in DISTILL if c.stem.startswith('freekd_prompts_')]
-# Those for CIFAR-100 have a test of their own, in
+# Those of small networks have a test of their own, in
 # test_tools/test_generate_configs.py.
 PAIRS = [
-    c for c in DISTILL if c not in PROMPTS and not c.stem.endswith('_cifar100')
+    c
+    for c in DISTILL
+    if c not in PROMPTS and not c.stem.endswith(('_cifar100', '_cub200'))
 ]
 #: One for each pair of classifiers, whose configs differ in the distiller.
 CLASSIFIERS = {
@@ -152,6 +154,9 @@ def batch(scope: str) -> dict:
 
 def family(config: Path) -> tuple[str, ...]:
     """What makes the step of a config another one: method, place, models."""
+    if config.stem.endswith('_in1k'):
+        method, place, teacher, *_ = config.stem.split('_')
+        return (method, place, teacher if place == 'stages' else '')
     model = parsed(config).model
     teacher = published(model.teacher.cfg_path).model
     place = config.stem.split('_')[1]
