@@ -272,6 +272,7 @@ PAIRS = [
     ('segformer', 'upernet', 'cwd'),
     ('resnet', 'resnet', 'kd'),
     ('resnet', 'resnet', 'fitnets'),
+    ('mobilenet', 'resnet', 'sdd'),
     ('mobilenet', 'resnet', 'kd'),
     ('vit', 'resnet', 'kd'),
 ]
@@ -304,6 +305,19 @@ def build(write, tmp_path):
         )
 
     return build_pair
+
+
+@pytest.mark.parametrize(
+    ('method', 'message'),
+    [
+        ('ofd', r'OFD does not fit .* It has a recorder kdvit_mm.ModuleTuple'),
+        ('sskd', 'It has calculate_student_loss and preprocessor, which is'),
+    ],
+)
+def test_methods_that_are_more_than_a_distiller_say_so(method, message, build):
+    with pytest.raises(ConfigError, match=message) as error:
+        build('resnet', 'resnet', method)
+    assert 'docs/classification.md' in str(error.value)
 
 
 def test_pyramids_are_cut_to_what_both_have(build):
