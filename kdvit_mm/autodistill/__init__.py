@@ -204,6 +204,29 @@ def _run(
         run_probe(teacher, data)
 
 
+def _check_alone(content: Config) -> None:
+    """Checks that a method is no more than a distiller of single modules.
+
+    Raises:
+        ConfigError: If it is; names what else it sets or records.
+    """
+    more = [
+        key
+        for key in ('calculate_student_loss', 'preprocessor')
+        if key in content
+    ]
+    more += [
+        f'a recorder {recorder.type}'
+        for recorder in content.distiller.student_recorders.values()
+        if 'source' not in recorder
+    ]
+    if more:
+        raise ConfigError(
+            f'It has {" and ".join(more)}, which is not fitted to models. '
+            'Write its config as docs/classification.md says.'
+        )
+
+
 class _Maker:
     """Makes the config of a distillation.
 
@@ -244,9 +267,12 @@ class _Maker:
         reasons = []
         for base in self._bases(student):
             file = config_root() / '_base_' / 'distillers' / f'{base}.py'
-            distiller = Config.fromfile(file).distiller.to_dict()
+            content = Config.fromfile(file)
             try:
-                adapter = PairAdapter(distiller, student, teacher)
+                _check_alone(content)
+                adapter = PairAdapter(
+                    content.distiller.to_dict(), student, teacher
+                )
             except ConfigError as error:
                 reasons.append(str(error))
                 continue

@@ -276,6 +276,7 @@ PAIRS = [
     ('segformer', 'pspnet', 'sp'),
     ('resnet', 'resnet', 'kd'),
     ('resnet', 'resnet', 'fitnets'),
+    ('mobilenet', 'resnet', 'sdd'),
     ('mobilenet', 'resnet', 'kd'),
     ('vit', 'resnet', 'kd'),
 ]
@@ -337,6 +338,19 @@ def test_a_head_without_dropout_has_no_such_record(write):
         ConfigError, match=r'records "decode_head\.dropout".*no counterpart'
     ):
         kdvit_mm.build_distillation(student, student, 'sp')
+
+
+@pytest.mark.parametrize(
+    ('method', 'message'),
+    [
+        ('ofd', r'OFD does not fit .* It has a recorder kdvit_mm.ModuleTuple'),
+        ('sskd', 'It has calculate_student_loss and preprocessor, which is'),
+    ],
+)
+def test_methods_that_are_more_than_a_distiller_say_so(method, message, build):
+    with pytest.raises(ConfigError, match=message) as error:
+        build('resnet', 'resnet', method)
+    assert 'docs/classification.md' in str(error.value)
 
 
 def test_pyramids_are_cut_to_what_both_have(build):

@@ -1,5 +1,5 @@
-# CRD on the pooled features of ResNet-32x4 and ResNet-8x4, with the paper's values
-# for the 50,000 images of CIFAR-100.
+# CRD on the pooled features of ResNet-32x4 and ResNet-8x4, with the paper's
+# values for the 50,000 images of CIFAR-100.
 distiller = dict(
     type='ConfigurableDistiller',
     student_recorders=dict(

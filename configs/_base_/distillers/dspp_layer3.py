@@ -1,5 +1,5 @@
-# DSPP at the third stage of ResNet-32x4 and ResNet-8x4 beside Hinton's KD, with the
-# values of the official command.
+# DSPP at the third stage of ResNet-32x4 and ResNet-8x4 beside Hinton's KD,
+# with the values of the official command.
 distiller = dict(
     type='ConfigurableDistiller',
     student_recorders=dict(

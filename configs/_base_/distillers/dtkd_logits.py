@@ -1,5 +1,5 @@
-# DTKD on the logits of a classifier, with the official values for CIFAR-100: the
-# weight grows over 20 epochs.
+# DTKD on the logits of a classifier, with the official values for CIFAR-100:
+# the weight grows over 20 epochs.
 schedules = [
     dict(loss='loss_dtkd', type='linear', start_factor=0.05, end=19),
 ]

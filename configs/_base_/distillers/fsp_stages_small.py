@@ -1,5 +1,6 @@
-# FSP as in fsp_stages.py, for networks of four stages whose channels differ, which
-# the paper has not: connectors give the student's maps the teacher's channels.
+# FSP as in fsp_stages.py, for networks of four stages whose channels differ,
+# which the paper has not: connectors give the student's maps the teacher's
+# channels.
 calculate_student_loss = False
 stages = dict(
     type='kdvit_mm.ModuleTuple',

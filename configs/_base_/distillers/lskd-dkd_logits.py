@@ -1,5 +1,5 @@
-# LSKD around DKD, with the official values for ResNet-32x4 and ResNet-8x4: DKD's
-# alpha and beta are those of dkd_logits.py times 9.
+# LSKD around DKD, with the official values for ResNet-32x4 and ResNet-8x4:
+# DKD's alpha and beta are those of dkd_logits.py times 9.
 schedules = [
     dict(loss='loss_lskd', type='linear', start_factor=0.05, end=19),
 ]

@@ -1,5 +1,5 @@
-# OFD at three stages before their last ReLU, of ResNet-32x4 and ResNet-8x4, with
-# the paper's weights for CIFAR-100.
+# OFD at three stages before their last ReLU, of ResNet-32x4 and ResNet-8x4,
+# with the paper's weights for CIFAR-100.
 distiller = dict(
     type='ConfigurableDistiller',
     student_recorders=dict(

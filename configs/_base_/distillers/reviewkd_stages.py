@@ -1,6 +1,6 @@
-# ReviewKD at three stages and the pooled features, of ResNet-32x4 before the last
-# ReLUs and ResNet-8x4 after them, with the paper's values for CIFAR-100: the
-# weight grows over 20 epochs.
+# ReviewKD at three stages and the pooled features, of ResNet-32x4 before the
+# last ReLUs and ResNet-8x4 after them, with the paper's values for CIFAR-100:
+# the weight grows over 20 epochs.
 schedules = [
     dict(loss='loss_reviewkd', type='linear', start_factor=0.05, end=19),
 ]

@@ -1,5 +1,5 @@
-# SDD around DKD, with the official values for CIFAR-100: the weight grows over 20
-# epochs.
+# SDD around DKD, with the official values for CIFAR-100: the weight grows
+# over 20 epochs.
 _base_ = './sdd-kd_regions.py'
 ce_weight = 1
 schedules = [

@@ -1,5 +1,5 @@
-# SDD around LSKD around DKD. The released fusion sums over all regions; with their
-# mean the values of both methods alone apply.
+# SDD around LSKD around DKD. The released fusion sums over all regions; with
+# their mean the values of both methods alone apply.
 _base_ = './sdd-kd_regions.py'
 ce_weight = 1
 schedules = [
