@@ -5,4 +5,5 @@ _base_ = [
 ]
 model = dict(
     calculate_student_loss=_base_.calculate_student_loss,
-    distiller=_base_.distiller)
+    distiller=_base_.distiller,
+)

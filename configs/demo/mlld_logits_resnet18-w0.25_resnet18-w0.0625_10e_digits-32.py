@@ -5,6 +5,6 @@ _base_ = [
 ]
 model = dict(
     architecture=dict(data_preprocessor=dict(type=_base_.preprocessor)),
-    distiller=_base_.distiller)
-train_dataloader = dict(
-    dataset=dict(pipeline=_base_.two_view_pipeline))
+    distiller=_base_.distiller,
+)
+train_dataloader = dict(dataset=dict(pipeline=_base_.two_view_pipeline))

@@ -28,7 +28,10 @@ distiller.teacher_recorders.norm3.source = 'backbone.layer3.1.bn2'
 distiller.connectors.stage3.in_channel = 16
 distiller.connectors.stage3.out_channel = 64
 distiller.distill_losses.loss_stage3.loss_weight = 0.0005
-distiller.teacher_recorders.norm4 = dict(type='kdvit_mm.Module', source='backbone.layer4.1.bn2')
+distiller.teacher_recorders.norm4 = dict(
+    type='kdvit_mm.Module',
+    source='backbone.layer4.1.bn2',
+)
 distiller.connectors.stage4 = dict(
     type='ConvModuleConnector',
     in_channel=32,
@@ -36,7 +39,10 @@ distiller.connectors.stage4 = dict(
     norm_cfg=dict(type='BN'),
     act_cfg=None,
 )
-distiller.distill_losses.loss_stage4 = dict(type='kdvit_mm.OFDLoss', loss_weight=0.001)
+distiller.distill_losses.loss_stage4 = dict(
+    type='kdvit_mm.OFDLoss',
+    loss_weight=0.001,
+)
 distiller.loss_forward_mappings.loss_stage4 = dict(
     preds_S=dict(
         recorder='stages',

@@ -10,4 +10,5 @@ distiller.distill_losses.loss_sskd.head_ckpt = 'stage://sskd_head_resnet18-w0.25
 model = dict(
     architecture=dict(data_preprocessor=dict(type=_base_.preprocessor)),
     calculate_student_loss=_base_.calculate_student_loss,
-    distiller=distiller)
+    distiller=distiller,
+)

@@ -145,7 +145,7 @@ def changed_distiller(method, pair) -> dict:
     """A method's distiller as the config of a pair has it."""
     base = copy.deepcopy(tool.read_base(method.base))
     exec(
-        '\n'.join(tool.assignments(base, method.changes(pair))),
+        tool.text_of(tool.assignments(base, method.changes(pair))),
         {'distiller': base.distiller},
     )
     return base.distiller.to_dict()

@@ -21,6 +21,7 @@ import yaml
 from mmengine.config import Config
 
 from kdvit_mm.autodistill.connectors import resizing_geometry
+from kdvit_mm.autodistill.text import Expression, format_config
 from kdvit_mm.catalog import config_root
 
 TOOL = 'tools/misc/generate_configs.py'
@@ -548,42 +549,24 @@ def read_base(name: str) -> Config:
     return Config.fromfile(DISTILLERS / f'{name}.py')
 
 
-def write(value: Any, column: int = 0) -> str:
-    """A value as a config has it."""
-    if isinstance(value, dict):
-        items = [f'{k}={write(v, column + 4)}' for k, v in value.items()]
-        start, end = 'dict(', ')'
-    elif isinstance(value, list):
-        items = [write(item, column + 4) for item in value]
-        start, end = '[', ']'
-    else:
-        return repr(value)
-    line = f'{start}{", ".join(items)}{end}'
-    if len(line) + column < 76:
-        return line
-    margin = ' ' * column
-    lines = ''.join(f'{margin}    {item},\n' for item in items)
-    return f'{start}\n{lines}{margin}{end}'
-
-
-def assignments(base: Config, changes: Changes) -> list[str]:
-    """Lines that change what a distiller has otherwise."""
-    lines: list[str] = []
+def assignments(base: Config, changes: Changes) -> Changes:
+    """What changes what a distiller has otherwise."""
+    assigned: Changes = {}
     for key, value in changes.items():
         node: Any = base.distiller.to_dict()
         for name in key.split('.'):
             node = node.get(name)
-        lines += differences(f'distiller.{key}', node, value)
-    return lines
+        assigned |= differences(f'distiller.{key}', node, value)
+    return assigned
 
 
-def differences(path: str, old: Any, new: Any) -> Iterator[str]:
-    """Lines that make a value another one."""
+def differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any]]:
+    """Keys and values that make a value another one."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key, value in new.items():
             yield from differences(f'{path}.{key}', old.get(key), value)
     elif old != new:
-        yield f'{path} = {write(new)}'
+        yield path, new
 
 
 def config_text(method: Method, pair: Pair) -> str:
@@ -594,91 +577,84 @@ def config_text(method: Method, pair: Pair) -> str:
         name += '_small'
     base = read_base(name)
     above = '..' if demo else '../../..'
-    lines = [
-        '_base_ = [',
-        f"    '{above}/_base_/pairs/{pair}.py',",
-        f"    '{above}/_base_/distillers/{name}.py',",
-        ']',
-    ]
+    content: dict[str, Any] = {
+        '_base_': [
+            f'{above}/_base_/pairs/{pair}.py',
+            f'{above}/_base_/distillers/{name}.py',
+        ]
+    }
     changes = assignments(base, method.changes(pair))
     if changes:
-        lines += ['distiller = _base_.distiller', *changes]
-    model = {}
-    architecture = {}
+        content |= {'distiller': Expression('_base_.distiller'), **changes}
+    model: dict[str, Any] = {}
+    architecture: dict[str, Any] = {}
     if base.get('ce_weight', 1) != 1 and pair.data in FULL_SCALE:
-        architecture['head'] = 'dict(loss=dict(loss_weight=_base_.ce_weight))'
+        weight = Expression('_base_.ce_weight')
+        architecture['head'] = {'loss': {'loss_weight': weight}}
     if 'preprocessor' in base:
-        architecture['data_preprocessor'] = 'dict(type=_base_.preprocessor)'
+        architecture['data_preprocessor'] = {
+            'type': Expression('_base_.preprocessor')
+        }
     if architecture:
-        model['architecture'] = call(architecture, 4)
+        model['architecture'] = architecture
     if 'calculate_student_loss' in base:
-        model['calculate_student_loss'] = '_base_.calculate_student_loss'
-    model['distiller'] = 'distiller' if changes else '_base_.distiller'
-    lines.append(f'model = {call(model)}')
+        key = 'calculate_student_loss'
+        model[key] = Expression(f'_base_.{key}')
+    model['distiller'] = Expression(
+        'distiller' if changes else '_base_.distiller'
+    )
+    content['model'] = model
     if 'TwoView' in base.get('preprocessor', ''):
-        lines += [
-            'train_dataloader = dict(',
-            '    dataset=dict(pipeline=_base_.two_view_pipeline))',
-        ]
+        pipeline = Expression('_base_.two_view_pipeline')
+        content['train_dataloader'] = {'dataset': {'pipeline': pipeline}}
     if method.stages:
-        lines += stage_keys(method, pair)
+        content |= stage_keys(method, pair)
     # Of a demo only if they were made for its few epochs.
     if 'schedules' in base and (
         pair.data in FULL_SCALE or name.endswith('_small')
     ):
-        lines += [
-            'custom_hooks = [',
-            '    *_base_.custom_hooks,',
-            '    dict(',
-            "        type='kdvit_mm.DistillScheduleHook',",
-            '        schedules=_base_.schedules),',
-            ']',
+        content['custom_hooks'] = [
+            Expression('*_base_.custom_hooks'),
+            {
+                'type': 'kdvit_mm.DistillScheduleHook',
+                'schedules': Expression('_base_.schedules'),
+            },
         ]
-    return text_of(lines)
+    return text_of(content)
 
 
-def stage_keys(method: Method, pair: Pair) -> list[str]:
+def stage_keys(method: Method, pair: Pair) -> dict[str, Any]:
     """What makes a config the stage before a training without teacher."""
     epochs, _ = method.stages
-    lines = []
+    keys: dict[str, Any] = {}
     if method.keeps == 'best':
-        best = "dict(checkpoint=dict(save_best='accuracy/top1'))"
-        lines.append(f'default_hooks = {best}')
+        keys['default_hooks'] = {'checkpoint': {'save_best': 'accuracy/top1'}}
     if pair != DEMO and f'{epochs}e' != pair.schedule:
-        lines.append(f'train_cfg = dict(max_epochs={epochs})')
-    return lines
+        keys['train_cfg'] = {'max_epochs': epochs}
+    return keys
 
 
 def finetune_text(method: Method, pair: Pair) -> str:
     """The training without teacher that follows a stage of a method."""
     student = f'{pair.student}_{pair.schedule}_{pair.data}.py'
     above = './' if pair == DEMO else '../../../students/mmpretrain/'
-    lines = [
-        f"_base_ = '{above}{student}'",
-        f"load_from = 'stage://{method.config(pair)}'",
-    ]
+    content: dict[str, Any] = {
+        '_base_': f'{above}{student}',
+        'load_from': f'stage://{method.config(pair)}',
+    }
     _, epochs = method.stages
     if pair != DEMO and f'{epochs}e' != pair.schedule:
-        steps = [epochs // 2, 3 * epochs // 4]
-        lines += [
-            f'train_cfg = dict(max_epochs={epochs})',
-            f'param_scheduler = dict(milestones={steps})',
-        ]
-    return text_of(lines)
+        content['train_cfg'] = {'max_epochs': epochs}
+        content['param_scheduler'] = {
+            'milestones': [epochs // 2, 3 * epochs // 4]
+        }
+    return text_of(content)
 
 
-def text_of(lines: list[str]) -> str:
-    """A config of these lines."""
-    return '\n'.join([f'# Written by {TOOL}', *lines, ''])
-
-
-def call(items: dict[str, str], column: int = 0) -> str:
-    """A dictionary of expressions, one per line if it is long."""
-    pairs = [f'{key}={value}' for key, value in items.items()]
-    if '\n' not in ''.join(pairs) and sum(map(len, pairs)) + column < 62:
-        return f'dict({", ".join(pairs)})'
-    start = '\n' + ' ' * (column + 4)
-    return f'dict({start}{f",{start}".join(pairs)})'
+def text_of(content: dict[str, Any]) -> str:
+    """A config of these values by dotted keys, one below the other."""
+    lines = (format_config({k: v}, {}) for k, v in content.items())
+    return ''.join((f'# Written by {TOOL}\n', *lines))
 
 
 def configs() -> Iterator[tuple[Path, str]]:

@@ -5,11 +5,10 @@ _base_ = [
 ]
 model = dict(
     calculate_student_loss=_base_.calculate_student_loss,
-    distiller=_base_.distiller)
+    distiller=_base_.distiller,
+)
 default_hooks = dict(checkpoint=dict(save_best='accuracy/top1'))
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(
-        type='kdvit_mm.DistillScheduleHook',
-        schedules=_base_.schedules),
+    dict(type='kdvit_mm.DistillScheduleHook', schedules=_base_.schedules),
 ]

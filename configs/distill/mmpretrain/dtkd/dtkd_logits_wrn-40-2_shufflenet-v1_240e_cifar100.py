@@ -9,7 +9,5 @@ distiller.distill_losses.loss_dtkd.beta = 0.5
 model = dict(distiller=distiller)
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(
-        type='kdvit_mm.DistillScheduleHook',
-        schedules=_base_.schedules),
+    dict(type='kdvit_mm.DistillScheduleHook', schedules=_base_.schedules),
 ]

@@ -6,7 +6,8 @@ _base_ = [
 model = dict(
     architecture=dict(
         head=dict(loss=dict(loss_weight=_base_.ce_weight)),
-        data_preprocessor=dict(type=_base_.preprocessor)),
-    distiller=_base_.distiller)
-train_dataloader = dict(
-    dataset=dict(pipeline=_base_.two_view_pipeline))
+        data_preprocessor=dict(type=_base_.preprocessor),
+    ),
+    distiller=_base_.distiller,
+)
+train_dataloader = dict(dataset=dict(pipeline=_base_.two_view_pipeline))

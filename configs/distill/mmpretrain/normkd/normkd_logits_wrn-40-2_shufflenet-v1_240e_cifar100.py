@@ -5,4 +5,5 @@ _base_ = [
 ]
 model = dict(
     architecture=dict(head=dict(loss=dict(loss_weight=_base_.ce_weight))),
-    distiller=_base_.distiller)
+    distiller=_base_.distiller,
+)

@@ -22,7 +22,10 @@ distiller.teacher_recorders.norm2.source = 'backbone.layer2.3.bn2'
 distiller.distill_losses.loss_stage2.loss_weight = 2.5e-05
 distiller.teacher_recorders.norm3.source = 'backbone.layer3.5.bn2'
 distiller.distill_losses.loss_stage3.loss_weight = 5e-05
-distiller.teacher_recorders.norm4 = dict(type='kdvit_mm.Module', source='backbone.layer4.2.bn2')
+distiller.teacher_recorders.norm4 = dict(
+    type='kdvit_mm.Module',
+    source='backbone.layer4.2.bn2',
+)
 distiller.connectors.stage4 = dict(
     type='ConvModuleConnector',
     in_channel=512,
@@ -30,7 +33,10 @@ distiller.connectors.stage4 = dict(
     norm_cfg=dict(type='BN'),
     act_cfg=None,
 )
-distiller.distill_losses.loss_stage4 = dict(type='kdvit_mm.OFDLoss', loss_weight=0.0001)
+distiller.distill_losses.loss_stage4 = dict(
+    type='kdvit_mm.OFDLoss',
+    loss_weight=0.0001,
+)
 distiller.loss_forward_mappings.loss_stage4 = dict(
     preds_S=dict(
         recorder='stages',

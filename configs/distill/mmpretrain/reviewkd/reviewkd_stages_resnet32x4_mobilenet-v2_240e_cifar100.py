@@ -16,7 +16,5 @@ distiller.connectors.review.out_sizes = [32, 16, 8, 1]
 model = dict(distiller=distiller)
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(
-        type='kdvit_mm.DistillScheduleHook',
-        schedules=_base_.schedules),
+    dict(type='kdvit_mm.DistillScheduleHook', schedules=_base_.schedules),
 ]

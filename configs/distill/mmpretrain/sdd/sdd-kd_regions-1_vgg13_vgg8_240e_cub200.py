@@ -7,4 +7,5 @@ distiller = _base_.distiller
 distiller.distill_losses.loss_sdd.scales = [1]
 model = dict(
     architecture=dict(head=dict(loss=dict(loss_weight=_base_.ce_weight))),
-    distiller=distiller)
+    distiller=distiller,
+)

@@ -9,7 +9,5 @@ distiller.distill_losses.loss_sdd.loss.gamma = 6
 model = dict(distiller=distiller)
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(
-        type='kdvit_mm.DistillScheduleHook',
-        schedules=_base_.schedules),
+    dict(type='kdvit_mm.DistillScheduleHook', schedules=_base_.schedules),
 ]

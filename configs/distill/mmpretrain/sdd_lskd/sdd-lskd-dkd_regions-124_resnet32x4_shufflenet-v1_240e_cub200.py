@@ -6,7 +6,5 @@ _base_ = [
 model = dict(distiller=_base_.distiller)
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(
-        type='kdvit_mm.DistillScheduleHook',
-        schedules=_base_.schedules),
+    dict(type='kdvit_mm.DistillScheduleHook', schedules=_base_.schedules),
 ]

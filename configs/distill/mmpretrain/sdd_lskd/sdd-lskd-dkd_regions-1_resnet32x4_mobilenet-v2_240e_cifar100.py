@@ -8,7 +8,5 @@ distiller.distill_losses.loss_sdd.scales = [1]
 model = dict(distiller=distiller)
 custom_hooks = [
     *_base_.custom_hooks,
-    dict(
-        type='kdvit_mm.DistillScheduleHook',
-        schedules=_base_.schedules),
+    dict(type='kdvit_mm.DistillScheduleHook', schedules=_base_.schedules),
 ]

@@ -8,4 +8,5 @@ distiller.distill_losses.loss_sskd.student_channels = 1280
 model = dict(
     architecture=dict(data_preprocessor=dict(type=_base_.preprocessor)),
     calculate_student_loss=_base_.calculate_student_loss,
-    distiller=distiller)
+    distiller=distiller,
+)

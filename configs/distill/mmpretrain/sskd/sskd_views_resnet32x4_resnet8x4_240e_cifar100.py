@@ -6,4 +6,5 @@ _base_ = [
 model = dict(
     architecture=dict(data_preprocessor=dict(type=_base_.preprocessor)),
     calculate_student_loss=_base_.calculate_student_loss,
-    distiller=_base_.distiller)
+    distiller=_base_.distiller,
+)

@@ -10,4 +10,5 @@ distiller.distill_losses.loss_sskd.head_ckpt = 'stage://sskd_head_wrn-40-2_60e_c
 model = dict(
     architecture=dict(data_preprocessor=dict(type=_base_.preprocessor)),
     calculate_student_loss=_base_.calculate_student_loss,
-    distiller=distiller)
+    distiller=distiller,
+)
