@@ -34,7 +34,10 @@ def load(tool: str) -> ModuleType:
     spec = spec_from_file_location(Path(tool).stem, TOOLS / tool)
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # Where Python looks first for what a script imports.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend((TOOLS / tool).parent)
+        spec.loader.exec_module(module)
     return module
 
 

@@ -8,9 +8,7 @@ from the networks below. The models in the metafiles, between
 
 import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
 
-import argparse
 import re
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +16,7 @@ from textwrap import indent
 from typing import Any, NamedTuple
 
 import yaml
+from generated_files import write_or_check
 from mmengine.config import Config
 
 from kdvit_mm.autodistill.connectors import resizing_geometry
@@ -776,27 +775,5 @@ def documents() -> dict[Path, str]:
     return dict([*configs(), *metafiles()])
 
 
-def main() -> None:
-    """Writes or checks all files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        '--check',
-        action='store_true',
-        help='write nothing; exit with 1 if a file is out of date',
-    )
-    check = parser.parse_args().check
-    stale = {
-        file: text
-        for file, text in documents().items()
-        if not file.is_file() or file.read_text() != text
-    }
-    for file, text in stale.items():
-        if not check:
-            file.write_text(text)
-        print(f'{"out of date" if check else "written"}: {file}')
-    if stale and check:
-        sys.exit(f'Run python {TOOL}')
-
-
 if __name__ == '__main__':
-    main()
+    write_or_check(__doc__, documents())

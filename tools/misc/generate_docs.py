@@ -9,7 +9,6 @@ YAML files between ``# generated: NAME`` and ``# end generated``, and so is
 
 import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
 
-import argparse
 import json
 import re
 import sys
@@ -18,6 +17,8 @@ from functools import partial
 from os.path import relpath
 from pathlib import Path
 from textwrap import indent
+
+from generated_files import write_or_check
 
 from kdvit_mm.catalog import (
     TASKS,
@@ -51,7 +52,6 @@ where it has none. Batches are 8 on Cityscapes, 16 elsewhere.
 """,
     'Classification': '',
 }
-DATA_NAMES = {'cifar100': 'CIFAR-100', 'cub200': 'CUB-200'}
 #: The same of classifiers, by the last part of a config's name.
 DATA = {
     'cifar100': """\
@@ -68,6 +68,7 @@ ImageNet-1k, top-1 accuracy on val. The accuracies of teachers and of students
 alone are mmpretrain's.
 """,
 }
+DATA_NAMES = {'cifar100': 'CIFAR-100', 'cub200': 'CUB-200'}
 
 
 def table(header: list[str], rows: Iterable[list[str]]) -> str:
@@ -154,10 +155,6 @@ def parts(file: Path) -> str:
 
 def choices(file: Path, task: str) -> str:
     """What decides between the methods for a task, one row for each."""
-    results = json.loads(
-        (ROOT / 'docs/results/methods_digits.json').read_text()
-    )
-    times = {line['name']: line['step_ratio'] for line in results['lines']}
     header = ['Method', '`--method`', 'Kind', 'Distils', 'Needs']
     rows = [
         [
@@ -172,8 +169,9 @@ def choices(file: Path, task: str) -> str:
     # The table of results is of detectors.
     if task == 'Detection':
         header.append('Step time')
+        lines = result_lines('digits')
         for row, method in zip(rows, methods(task).values(), strict=True):
-            time = times.get(method.title)
+            time = lines.get(method.title, {}).get('step_ratio')
             row.append(f'{time:.2f}' if time else DASH)
     return table(header, rows)
 
@@ -277,15 +275,16 @@ def demos(file: Path) -> str:
     return table(['method', 'command', 'data'], rows)
 
 
+def result_lines(data: str) -> dict[str, dict]:
+    """Lines of the table of all methods on a data set, by name."""
+    file = ROOT / f'docs/results/methods_{data}.json'
+    lines = json.loads(file.read_text())['lines']
+    return {line['name']: line for line in lines}
+
+
 def small_pairs(file: Path, chinese: bool = False) -> str:
     """What all methods reach on the small pairs."""
-    digits, cells = (
-        {line['name']: line for line in json.loads(path.read_text())['lines']}
-        for path in (
-            ROOT / 'docs/results/methods_digits.json',
-            ROOT / 'docs/results/methods_bccd.json',
-        )
-    )
+    digits, cells = result_lines('digits'), result_lines('bccd')
     header = ['', 'digit scenes', 'Δ', 'blood cells', 'Δ']
     if chinese:
         header = ['', '数字场景', 'Δ', '血细胞', 'Δ']
@@ -401,25 +400,5 @@ def documents() -> dict[Path, str]:
     }
 
 
-def main() -> None:
-    """Writes or checks all files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        '--check',
-        action='store_true',
-        help='write nothing; exit with 1 if a file is out of date',
-    )
-    check = parser.parse_args().check
-    stale = [
-        file for file, text in documents().items() if file.read_text() != text
-    ]
-    for file in stale:
-        if not check:
-            file.write_text(documents()[file])
-        print(f'{"out of date" if check else "written"}: {file}')
-    if stale and check:
-        sys.exit('Run python tools/misc/generate_docs.py')
-
-
 if __name__ == '__main__':
-    main()
+    write_or_check(__doc__, documents())
