@@ -168,14 +168,17 @@ def assert_same(
 
 
 def classification_batch() -> dict:
-    """Four random images of 32 px with a class each."""
+    """Four random images of 32 px with a class and an index each."""
     from mmpretrain.structures import DataSample
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(
         256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8
     )
-    samples = [DataSample().set_gt_label(label) for label in (3, 0, 3, 9)]
+    samples = [
+        DataSample(metainfo=dict(sample_idx=index)).set_gt_label(label)
+        for index, label in enumerate((3, 0, 3, 9))
+    ]
     return dict(inputs=list(images), data_samples=samples)
 
 

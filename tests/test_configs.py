@@ -90,8 +90,6 @@ def batch_of(cfg: Config) -> dict:
         head = cfg.model.architecture.decode_head
         return tiny.segmentation_batch(2, 64, head.num_classes)
     batch = classification_batch()
-    for index, sample in enumerate(batch['data_samples']):
-        sample.set_metainfo({'sample_idx': index})
     if 'TwoView' in cfg.model.architecture.data_preprocessor.type:
         batch['inputs'] = [batch['inputs'], batch['inputs'][::-1]]
     return batch

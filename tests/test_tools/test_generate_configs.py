@@ -192,8 +192,6 @@ def test_all_methods_of_a_pair_take_a_step(pair):
     )
     model.train()
     batch = classification_batch()
-    for index, sample in enumerate(batch['data_samples']):
-        sample.set_metainfo({'sample_idx': index})
     losses = model(**model.data_preprocessor(batch, True), mode='loss')
     total, logged = model.parse_losses(losses)
     total.backward()
