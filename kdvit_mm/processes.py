@@ -10,6 +10,9 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from mmengine.dist import barrier, is_distributed
+from torch.distributed import destroy_process_group
+
 #: How long a child may take to stop before it is killed.
 STOP_SECONDS = 60
 #: Tells a child which process it must not outlive.
@@ -113,3 +116,14 @@ def end_children(*children: subprocess.Popen) -> None:
         with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
+
+
+def leave_process_group() -> None:
+    """Ends a distributed run on all ranks at once.
+
+    A rank whose process ends while another still talks to it can abort that
+    one, after all work is done.
+    """
+    if is_distributed():
+        barrier()
+        destroy_process_group()

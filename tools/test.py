@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from kdvit_mm.analysis.configs import model_config
 from kdvit_mm.models.utils.scope import in_own_scope
 from kdvit_mm.models.utils.student_config import student_config
+from kdvit_mm.processes import leave_process_group
 
 # What merges the predictions of an image where the config does not say it.
 TTA_MODELS: dict[str, dict] = {
@@ -162,6 +163,7 @@ def main() -> None:
         dump = DumpResults(out_file_path=args.out)
         runner.test_evaluator.metrics.append(dump)
     runner.test()
+    leave_process_group()
 
 
 if __name__ == '__main__':

@@ -13,7 +13,11 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from kdvit_mm.processes import Stopped, stop_on_signals
+from kdvit_mm.processes import (
+    Stopped,
+    leave_process_group,
+    stop_on_signals,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -116,6 +120,7 @@ def main() -> None:
     try:
         runner = build_runner(parse_args())
         runner.train()
+        leave_process_group()
     except (Stopped, SyntaxError) as error:
         # mmengine takes a signal while it formats a checkpoint's config for a
         # mistake in the config.
