@@ -4,6 +4,7 @@ ENV ?= torch211
 TASK ?= det
 METHOD ?=
 DATA ?= digits
+TEACHER ?=
 VENV := .venv$(if $(filter-out torch211,$(ENV)),-$(ENV))
 PYTHON := $(VENV)/bin/python
 PYTEST_ARGS ?= -n 2 --dist loadfile
@@ -20,7 +21,8 @@ demo: setup
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(PYTHON) tools/demo.py \
 		--task $(TASK) --data $(DATA) \
 		$(if $(METHOD),--method $(METHOD)) \
-		$(if $(DATA_ROOT),--data-root $(DATA_ROOT))
+		$(if $(DATA_ROOT),--data-root $(DATA_ROOT)) \
+		$(if $(filter train,$(TEACHER)),--train-teacher)
 
 lint: setup
 	$(PYTHON) -m ruff check .

@@ -124,7 +124,7 @@ setup(
     python_requires='>=3.10',
     package_dir={'': '.'},  # lets an editable installation be a plain path
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['datasets/README.md', 'py.typed']},
+    package_data={PACKAGE: ['datasets/README.md', 'weights/*', 'py.typed']},
     install_requires=read_requirements('mminstall', 'runtime'),
     extras_require={
         'optional': read_requirements('optional'),  # not openmim, see there

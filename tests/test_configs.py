@@ -85,7 +85,7 @@ def test_config_builds_and_survives_a_dump(config):
 def batch_of(cfg: Config) -> dict:
     """Random data of the kind that a demo trains on."""
     if cfg.default_scope == 'mmdet':
-        return tiny.detection_batch(2, 224)
+        return tiny.detection_batch(2, 96)
     if cfg.default_scope == 'mmseg':
         head = cfg.model.architecture.decode_head
         return tiny.segmentation_batch(2, 64, head.num_classes)
@@ -152,7 +152,7 @@ def test_config_in_the_readme_builds(tmp_path):
         r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S
     )
     assert code is not None
-    student = ROOT / 'configs/demo/gfl_r18-w0.125_fpn_10e_digits-224.py'
+    student = ROOT / 'configs/demo/gfl_r18-w0.125_fpn_4e_digits-96.py'
     text = code[1].replace("'./my_student.py'", repr(str(student)))
     # No download here; the published teacher has 256 channels in its neck.
     text = text.replace('pretrained=True', 'pretrained=False')
@@ -160,7 +160,7 @@ def test_config_in_the_readme_builds(tmp_path):
     config.write_text(text)
     cfg = Config.fromfile(config)
     cfg.model.teacher = Config.fromfile(
-        ROOT / 'configs/demo/gfl_r18-w0.5_fpn_10e_digits-224.py'
+        ROOT / 'configs/demo/gfl_r18-w0.5_fpn_12e_digits-96.py'
     ).model
     init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)

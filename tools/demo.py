@@ -1,12 +1,13 @@
 """Distils a small model and shows the results.
 
-Trains a teacher, the student alone and the student distilled, with one seed
-and one schedule, evaluates all three, exports the student and leaves a table,
-curves and pictures in ``work_dirs/demo``. Run again, it goes on where it was
+Trains the student alone and the student distilled, with one seed and one
+schedule, evaluates both and the teacher, exports the student and leaves a
+table, curves and pictures in ``work_dirs/demo``. A teacher that does not come
+with the package is trained first, with ``--train-teacher`` any. Run again, it goes on where it was
 interrupted. With ``--method rl`` there are plots of the chosen levels, too.
 """
 
-import kdvit_mm  # noqa: F401  isort: skip  (before torch: its threads)
+import kdvit_mm  # isort: skip  (before torch: its threads)
 
 import argparse
 import shutil
@@ -19,6 +20,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset, pseudo_collate
 from mmengine.runner import Runner
@@ -30,6 +32,7 @@ from kdvit_mm.datasets.preparation import data_options, prepare_data
 from kdvit_mm.engine.recipe import read_recipe
 from kdvit_mm.engine.stages import (
     RecipeError,
+    Stage,
     StageFailed,
     run_stages,
     write_options,
@@ -40,6 +43,7 @@ from kdvit_mm.visualization import draw_sample, plot_grid, plot_runs
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
+PACKAGED = Path(kdvit_mm.__file__).parent / 'weights'
 RECIPE = ROOT / 'configs' / 'recipes' / 'demo.yml'
 
 
@@ -56,7 +60,7 @@ TASKS = {'det': 'Detection', 'seg': 'Segmentation', 'cls': 'Classification'}
 DEFAULTS = {'det': 'mmrazor-cwd', 'seg': 'cwd', 'cls': 'kd'}
 # Of mmrazor's own class, which is no method of this package.
 MMRAZOR = {
-    'digits': 'mmrazor-cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224',
+    'digits': 'mmrazor-cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_4e_digits-96',
     'bccd': 'mmrazor-cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_16e_bccd-320',
 }
 METRICS = {
@@ -105,10 +109,13 @@ def find_recipe(task: str, data: str, method: str) -> Recipe:
     # <method>_<where>_<teacher>_<student>_<schedule>_<data>
     *pair, schedule, images = distilled.split('_')[2:]
     teacher, student = (
-        f'{"_".join(side)}{PARTS[task]}_{schedule}_{images}'
+        f'{"_".join(side)}{PARTS[task]}'
         for side in (pair[: len(pair) // 2], pair[len(pair) // 2 :])
     )
-    return Recipe(teacher, student, distilled, METRICS[task])
+    # A teacher has a schedule of its own.
+    (config,) = CONFIGS.glob(f'{teacher}_*_{images}.py')
+    student = f'{student}_{schedule}_{images}'
+    return Recipe(config.stem, student, distilled, METRICS[task])
 
 
 def parse_args() -> argparse.Namespace:
@@ -122,7 +129,12 @@ def parse_args() -> argparse.Namespace:
         + ', '.join(f'{method} for {t}' for t, method in DEFAULTS.items()),
     )
     parser.add_argument('--data-root', help='folder of the data set')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--seed', type=int, default=0, help='of the students')
+    parser.add_argument(
+        '--train-teacher',
+        action='store_true',
+        help='train the teacher even if it comes with the package',
+    )
     parser.add_argument('--out', default='work_dirs/demo')
     args = parser.parse_args()
     args.method = args.method or DEFAULTS[args.task]
@@ -224,6 +236,16 @@ def plot_levels(
     subprocess.run(command, check=True)
 
 
+def adopt_packaged(teacher: Stage) -> None:
+    """Takes the trained teacher that comes with the package, if it does."""
+    packaged = PACKAGED / f'{teacher.name}.pth'
+    if teacher.finished or not packaged.is_file():
+        return
+    meta = torch.load(packaged, map_location='cpu', weights_only=True)['meta']
+    if meta['fingerprint'] == teacher.fingerprint:
+        teacher.adopt(packaged)
+
+
 def main() -> None:
     """Runs the demo, as long as no signal stops it."""
     stop_on_signals()
@@ -259,12 +281,15 @@ def run(args: argparse.Namespace) -> None:
     data = data_options(config['teacher'], args.data_root)
     seed = {'randomness.seed': args.seed}
     stages = read_recipe(RECIPE, runs, [*config.values()])
-    for stage in stages:
-        stage.options |= seed
-        stage.data |= data
-    run_stages(stages)
     stage_of = {stage.name: stage for stage in stages}
     trained = {name: stage_of[path.stem] for name, path in config.items()}
+    for stage in stages:
+        # All students have the same teacher.
+        stage.options |= {} if stage is trained['teacher'] else seed
+        stage.data |= data
+    if not args.train_teacher:
+        adopt_packaged(trained['teacher'])
+    run_stages(stages)
     distilled = trained['distilled'].checkpoint
     exported = out / 'student_distilled.pth'
     if is_distillation(Config.fromfile(config['distilled'])):
@@ -296,7 +321,11 @@ def run(args: argparse.Namespace) -> None:
     (out / 'table.md').write_text(f'{table}\n')
     draw_predictions(runners, out / 'predictions.png')
     plot_runs(
-        {name: stage.folder for name, stage in trained.items()},
+        {
+            name: stage.folder
+            for name, stage in trained.items()
+            if (stage.folder / 'output.log').is_file()
+        },
         next(iter(recipe.metrics.values())),
         out / 'curves.png',
     )

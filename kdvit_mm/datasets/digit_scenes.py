@@ -23,7 +23,7 @@ from mmengine.utils import track_iter_progress
 
 GENERATOR = 'kdvit_mm digit scenes'
 # Raise it whenever the same parameters give different files.
-VERSION = 1
+VERSION = 2
 CLASSES = tuple('0123456789')
 PALETTE = [
     (220, 20, 60),
@@ -44,8 +44,8 @@ MANIFEST = 'manifest.json'
 # Name of the manifest while the folder is being filled.
 UNFINISHED = 'unfinished.json'
 
-MAX_DIGITS = 14
-MIN_SIDE = 10  # px
+MAX_DIGITS = 6
+MIN_SIDE = 16  # px
 MAX_SIDE = 0.9  # of the image
 MIN_VISIBLE = 0.85  # of a digit's own area
 PLACE_TRIES = 10
@@ -72,9 +72,9 @@ class DigitSceneParams:
     """What the data set is made of; equal parameters give equal files.
 
     Args:
-        size (int): Side of the square scenes in pixels. Defaults to 224.
-        train (int): Number of scenes to train on. Defaults to 800.
-        val (int): Number of scenes to validate on. Defaults to 200.
+        size (int): Side of the square scenes in pixels. Defaults to 128.
+        train (int): Number of scenes to train on. Defaults to 4000.
+        val (int): Number of scenes to validate on. Defaults to 1000.
         cls_train (int): Crops per class to train on. Defaults to 600.
         cls_val (int): Crops per class to validate on. Defaults to 60.
         seed (int): Seed of everything, not negative. Defaults to 0.
@@ -83,9 +83,9 @@ class DigitSceneParams:
         ValueError: If a number is too small to make a data set.
     """
 
-    size: int = 224
-    train: int = 800
-    val: int = 200
+    size: int = 128
+    train: int = 4000
+    val: int = 1000
     cls_train: int = 600
     cls_val: int = 60
     seed: int = 0

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -311,6 +312,18 @@ class Stage:
         """The end of its process's output."""
         lines = (self.folder / 'output.log').read_text().splitlines()
         return '\n'.join(lines[-SHOWN_LINES:])
+
+    def adopt(self, checkpoint: Path) -> None:
+        """Takes a checkpoint of the same content in place of a training.
+
+        Args:
+            checkpoint (Path): The checkpoint, which is copied.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        copied = shutil.copy(checkpoint, self.folder)
+        (self.folder / 'last_checkpoint').write_text(str(copied))
+        (self.folder / 'fingerprint').write_text(self.fingerprint)
+        (self.folder / 'finished').touch()
 
     def finish(self) -> None:
         """Exports its student, if it is to, and notes that it is finished.

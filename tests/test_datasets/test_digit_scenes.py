@@ -19,6 +19,7 @@ from kdvit_mm.datasets import (
 )
 
 ROOT = Path(__file__).parents[2]
+SIZE = DigitSceneParams().size
 PARAMS = DigitSceneParams(train=10, val=3, cls_train=2, cls_val=1, seed=3)
 TASKS = {
     'detection': 'mmdet',
@@ -88,10 +89,10 @@ def test_seed_split_and_index_change_the_scene():
 def test_boxes_are_tight_around_the_mask(scenes):
     checked = 0
     for scene in scenes:
-        assert scene.image.shape == (224, 224, 3)
+        assert scene.image.shape == (SIZE, SIZE, 3)
         x, y, w, h = scene.boxes.T
-        assert (x >= 0).all() and (x + w <= 224).all()
-        assert (y >= 0).all() and (y + h <= 224).all()
+        assert (x >= 0).all() and (x + w <= SIZE).all()
+        assert (y >= 0).all() and (y + h <= SIZE).all()
         assert set(np.unique(scene.mask)) == {0, *(scene.labels + 1)}
         assert scene.areas.sum() == (scene.mask > 0).sum()
         values, counts = np.unique(scene.labels, return_counts=True)
@@ -128,15 +129,15 @@ def test_no_digit_is_hidden():
     assert min(shares) < 0.9
 
 
-def test_sizes_reach_from_10_px_to_most_of_the_image(scenes):
+def test_sizes_reach_from_16_px_to_most_of_the_image(scenes):
     sides = np.concatenate([scene.boxes for scene in scenes])[:, 2:].max(1)
     counts = [len(scene.labels) for scene in scenes]
-    assert 8 <= sides.min() <= 12
-    assert sides.max() >= 0.8 * 224
+    assert 13 <= sides.min() <= 19
+    assert sides.max() >= 0.8 * SIZE
     # Log-uniform: each octave has its share.
-    octaves = np.histogram(sides, 10 * 2.0 ** np.arange(5))[0] / len(sides)
+    octaves = np.histogram(sides, 16 * 2.0 ** np.arange(4))[0] / len(sides)
     assert (octaves > 0.12).all()
-    assert min(counts) == 1 and 12 <= max(counts) <= 14
+    assert min(counts) == 1 and 5 <= max(counts) <= 6
     labels = np.concatenate([scene.labels for scene in scenes])
     assert (np.bincount(labels, minlength=10) > 0.05 * len(labels)).all()
 
@@ -145,12 +146,12 @@ def test_atss_assigns_objects_to_every_level(scenes):
     tool = runpy.run_path(
         str(ROOT / 'tools/dataset_converters/digit_scenes.py')
     )
-    boxes = [scene.boxes for scene in scenes]
-    objects, anchors = tool['assigned_levels'](224, boxes, 2)
-    assert (objects >= [80, 80, 80, 40, 8]).all(), objects
+    boxes = [scene.boxes * (96 / SIZE) for scene in scenes]
+    objects, anchors = tool['assigned_levels'](96, boxes, 2)
+    assert (objects >= [30, 60, 60, 30, 3]).all(), objects
     assert (anchors >= objects).all()
-    # COCO's anchors of 512 px and more match nothing in a 224 px image.
-    coco_objects, _ = tool['assigned_levels'](224, boxes, 8)
+    # COCO's anchors of 256 px and more match nothing in a 96 px image.
+    coco_objects, _ = tool['assigned_levels'](96, boxes, 8)
     assert coco_objects[3:].sum() == 0
 
 
@@ -279,7 +280,7 @@ def test_detection_loads(folder):
     dataset = build('detection', folder, 'val')
     assert len(build('detection', folder)) == 10 and len(dataset) == 3
     for index, item in enumerate(dataset):
-        assert item['inputs'].shape == (3, 224, 224)
+        assert item['inputs'].shape == (3, 96, 96)
         truth = [a for a in coco['annotations'] if a['image_id'] == index]
         instances = item['data_samples'].gt_instances
         assert instances.labels.tolist() == [
@@ -290,7 +291,7 @@ def test_detection_loads(folder):
         assert np.allclose(instances.bboxes.tensor.numpy(), xywh)
     train = build('detection', folder)[0]
     side = train['inputs'].shape[-1]
-    assert 190 <= side <= 224
+    assert 81 <= side <= 96
     assert train['data_samples'].gt_instances.bboxes.tensor.max() <= side
 
 

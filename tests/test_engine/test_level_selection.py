@@ -21,7 +21,7 @@ from tests.test_engine.test_training import (
     train,
 )
 
-RL = 'rl_fpn_gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224'
+RL = 'rl_fpn_gfl_r18-w0.5_gfl_r18-w0.125_4e_digits-96'
 
 
 def config(

@@ -11,12 +11,12 @@ from mmengine.runner import Runner
 
 DEMO = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
 PLAIN = dict(
-    det='gfl_r18-w0.125_fpn_10e_digits-224',
+    det='gfl_r18-w0.125_fpn_4e_digits-96',
     seg='fcn_r18-w0.125-d8_1k_digits-128',
     cls='resnet18-w0.0625_10e_digits-32',
 )
 DISTILLED = dict(
-    det='cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224',
+    det='cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_4e_digits-96',
     seg='cwd_logits_pspnet_r18-w0.5_fcn_r18-w0.125_1k_digits-128',
     cls='kd_logits_resnet18-w0.25_resnet18-w0.0625_10e_digits-32',
 )

@@ -112,7 +112,7 @@ def test_level_signal(digits, trained, tmp_path):
 def test_level_signal_says_what_is_wrong(tool):
     options = dict(data_root=None, cfg_options={}, level_loss=None)
     read = tool('level_signal').read_config
-    plain = DEMO / 'gfl_r18-w0.125_fpn_10e_digits-224.py'
+    plain = DEMO / 'gfl_r18-w0.125_fpn_4e_digits-96.py'
     with pytest.raises(ValueError, match=r'0 losses of type SelectedLevels'):
         read(argparse.Namespace(config=plain, **options))
     options['level_loss'] = plain

@@ -22,9 +22,9 @@ from mmengine.config import Config
 from kdvit_mm.compat.patches import safe_weights
 
 ROOT = Path(__file__).resolve().parents[2]
-TEACHER = 'gfl_r18-w0.5_fpn_10e_digits-224'
-STUDENT = 'gfl_r18-w0.125_fpn_10e_digits-224'
-DISTILLED = 'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_10e_digits-224'
+TEACHER = 'gfl_r18-w0.5_fpn_12e_digits-96'
+STUDENT = 'gfl_r18-w0.125_fpn_4e_digits-96'
+DISTILLED = 'cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_4e_digits-96'
 
 pytestmark = pytest.mark.slow
 

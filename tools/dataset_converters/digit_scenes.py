@@ -12,10 +12,12 @@ import numpy as np
 
 from kdvit_mm.datasets import DigitSceneParams, make_digit_scenes
 
-STRIDES = (8, 16, 32, 64, 128)
-# Of GFL on COCO, and the one that suits objects of 10 to 200 px.
+# Of P2 to P6, seen from a scene that is resized to DETECTION_SIZE.
+STRIDES = (4, 8, 16, 32, 64)
+DETECTION_SIZE = 96
+# Of GFL on COCO, and the one that suits objects of 12 to 86 px.
 BASE_SCALES = (8, 2)
-SIDES = (0, 10, 14, 20, 28, 40, 56, 80, 112, 160, 224)
+SIDES = (0, 16, 20, 28, 40, 56, 80, 112, 128)
 
 
 def load_objects(
@@ -40,7 +42,7 @@ def load_objects(
 def assigned_levels(
     size: int, boxes_per_image: list[np.ndarray], base_scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Count what mmdet's ATSS assigns to the levels P3 to P7.
+    """Count what mmdet's ATSS assigns to the levels P2 to P6.
 
     Args:
         size (int): Side of the images in pixels.
@@ -111,14 +113,17 @@ def print_histogram(root: Path) -> None:
     print(f'| all | {counts[0].sum()} | {counts[1].sum()} |')
 
     size, boxes = splits['train']
-    columns = [assigned_levels(size, boxes, scale) for scale in BASE_SCALES]
+    shown = [each * (DETECTION_SIZE / size) for each in boxes]
+    columns = [
+        assigned_levels(DETECTION_SIZE, shown, scale) for scale in BASE_SCALES
+    ]
     print('\n| train, level (stride, cells)', end='')
     for scale in BASE_SCALES:
         print(f' | scale {scale}: objects | positive anchors', end='')
     print(' |\n|---' + '|---' * 2 * len(BASE_SCALES) + '|')
     for i, stride in enumerate(STRIDES):
-        cells = -(-size // stride)
-        print(f'| P{i + 3} ({stride}, {cells}x{cells})', end='')
+        cells = -(-DETECTION_SIZE // stride)
+        print(f'| P{i + 2} ({stride}, {cells}x{cells})', end='')
         for objects, anchors in columns:
             print(f' | {objects[i]} | {anchors[i]}', end='')
         print(' |')

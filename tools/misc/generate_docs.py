@@ -316,9 +316,6 @@ def estimate(value: dict | None, sign: str) -> str:
 def table_rows(file: Path, detector: str, title: str) -> str:
     """Rows of a table file: methods on a detector, if not there by hand."""
     by_hand = MARKED.sub('', file.read_text())
-    # What the student alone has, if anything.
-    anchor = f'&{detector}' in by_hand
-    options = f'  options: *{detector}\n' if anchor else ''
     rows = ''
     for method in methods('Detection').values():
         data = file.stem.removeprefix('methods_')
@@ -330,7 +327,6 @@ def table_rows(file: Path, detector: str, title: str) -> str:
                 f'- name: {method.title}\n'
                 f'  config: ../demo/{config}.py\n'
                 f'  teacher: {title} teacher\n'
-                f'{options}'
             )
     return rows
 

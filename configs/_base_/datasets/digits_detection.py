@@ -1,10 +1,10 @@
 # Boxes of handwritten digits; made by tools/dataset_converters/digit_scenes.py
 dataset_type = 'kdvit_mm.DigitDetection'
 data_root = 'data/digit_scenes/'
-image_size = 224
+image_size = 96
 
-# No flip: a mirrored digit is another sign. Only mild shrinking and no crop:
-# the sizes are spread over all pyramid levels as they are.
+# Whole scenes, made smaller: their sizes are spread over P2 to P6. No flip: a
+# mirrored digit is another sign.
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='mmdet.LoadAnnotations', with_bbox=True),

@@ -2,6 +2,6 @@
 _base_ = [
     '../_base_/models/faster-rcnn_r18-w0.125_fpn_small.py',
     '../_base_/datasets/digits_detection.py',
-    '../_base_/schedules/adamw_10e.py',
+    '../_base_/schedules/adamw_4e.py',
     '../_base_/runtime/det_runtime.py',
 ]

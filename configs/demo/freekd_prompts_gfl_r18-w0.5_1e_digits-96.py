@@ -1,6 +1,6 @@
 # FreeKD's first stage: tokens learned on the teacher, whose weights stay.
-_base_ = './gfl_r18-w0.5_fpn_10e_digits-224.py'
-train_cfg = dict(max_epochs=2, val_interval=2)
+_base_ = './gfl_r18-w0.5_fpn_12e_digits-96.py'
+train_cfg = dict(max_epochs=1, val_interval=1)
 model = dict(
     _delete_=True,
     _scope_='kdvit_mm',
@@ -9,7 +9,7 @@ model = dict(
         _base_.model,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='stage://gfl_r18-w0.5_fpn_10e_digits-224')),
+            checkpoint='stage://gfl_r18-w0.5_fpn_12e_digits-96')),
     channels=[48] * 5,
     num_tokens=2)
 optim_wrapper = dict(
