@@ -29,7 +29,8 @@ class Method:
         name (str): What ``METHOD=`` and ``--method`` take.
         title (str): Its name in the paper.
         task (str): One of :data:`TASKS`.
-        kind (str): ``response``, ``feature`` or ``relation``.
+        kind (str): ``response``, ``feature`` or ``relation``, or
+            ``procedure`` for a way of training that has no distiller.
         distils (str): What is distilled, a phrase.
         needs (str | None): What it needs, a phrase.
         classes (tuple[str, ...]): Classes as configs write them.
@@ -63,6 +64,11 @@ class Method:
     folder: Path
     facts: Mapping[str, Any] = field(repr=False)
     models: tuple[dict, ...] = field(repr=False)
+
+    @property
+    def is_procedure(self) -> bool:
+        """bool: Whether it is a way of training, without a distiller."""
+        return self.kind == 'procedure'
 
     @property
     def demos(self) -> dict[str, dict[str, str]]:

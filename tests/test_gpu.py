@@ -64,7 +64,11 @@ def run(
     for loss in cfg.model.distiller.distill_losses.values():
         loss.pop('prompt_ckpt', None)
     if amp:
-        cfg.optim_wrapper.type = 'mmengine.AmpOptimWrapper'
+        cfg.optim_wrapper.type = (
+            'kdvit_mm.DOTAmpOptimWrapper'
+            if name == 'dot'
+            else 'mmengine.AmpOptimWrapper'
+        )
         cfg.optim_wrapper.dtype = 'bfloat16'
     if name == 'rl':
         hook = cfg.custom_hooks[-1]
@@ -100,7 +104,7 @@ def test_step_on_a_gpu(name, amp, digits, tmp_path):
     run(name, digits, tmp_path / name, amp)
 
 
-@pytest.mark.parametrize('name', [*DISTILLED, 'rl'])
+@pytest.mark.parametrize('name', [*DISTILLED, 'dot', 'rl'])
 def test_step_under_nccl(name, digits, tmp_path, one_rank):
     run(name, digits, tmp_path / name, amp=True)
 

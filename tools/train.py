@@ -13,11 +13,20 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from kdvit_mm.engine.optim import DOTAmpOptimWrapper, DOTOptimWrapper
 from kdvit_mm.processes import (
     Stopped,
     leave_process_group,
     stop_on_signals,
 )
+
+#: Types of mixed precision by types of optimizer wrappers.
+MIXED_PRECISION = {
+    OptimWrapper: 'mmengine.AmpOptimWrapper',
+    AmpOptimWrapper: 'mmengine.AmpOptimWrapper',
+    DOTOptimWrapper: 'kdvit_mm.DOTAmpOptimWrapper',
+    DOTAmpOptimWrapper: 'kdvit_mm.DOTAmpOptimWrapper',
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,12 +74,13 @@ def use_amp(cfg: Config) -> None:
     default = 'OptimWrapper' if 'optimizer' in wrapper else 'none'
     kind = wrapper.get('type', default)
     found = OPTIM_WRAPPERS.get(kind) if isinstance(kind, str) else kind
-    if found not in (OptimWrapper, AmpOptimWrapper):
+    if found not in MIXED_PRECISION:
         sys.exit(
-            '--amp needs optim_wrapper.type "OptimWrapper", but the config '
-            f'has "{getattr(kind, "__name__", kind)}".'
+            '--amp needs optim_wrapper.type "OptimWrapper" or '
+            '"kdvit_mm.DOTOptimWrapper", but the config has '
+            f'"{getattr(kind, "__name__", kind)}".'
         )
-    wrapper['type'] = 'mmengine.AmpOptimWrapper'
+    wrapper['type'] = MIXED_PRECISION[found]
     wrapper.setdefault('loss_scale', 'dynamic')
 
 

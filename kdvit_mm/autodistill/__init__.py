@@ -128,7 +128,8 @@ def find_method(name: str, student: Probe, teacher: Probe) -> Method:
         Method: The method.
 
     Raises:
-        ConfigError: If the tasks differ or have no such method.
+        ConfigError: If the tasks differ or have no such method, or it is a
+            way of training.
     """
     for probe in (student, teacher):
         if probe.task is None:
@@ -143,6 +144,14 @@ def find_method(name: str, student: Probe, teacher: Probe) -> Method:
             'task.'
         )
     known = methods(student.task)
+    procedures = [n for n in known if known[n].is_procedure]
+    if name in procedures:
+        readme = known[name].folder / 'README.md'
+        raise ConfigError(
+            f'{known[name].title} is a way of training that any distiller '
+            f'goes with. Take another method, and add to its config what '
+            f'{readme} says.'
+        )
     if name in known:
         return known[name]
     others = [task for task in TASKS.values() if name in methods(task)]
@@ -152,8 +161,9 @@ def find_method(name: str, student: Probe, teacher: Probe) -> Method:
         if others
         else f'There is no method "{name}".'
     )
+    fitting = [n for n in known if n not in procedures]
     raise ConfigError(
-        f'{reason} Methods for {student.task}: {", ".join(known)}.'
+        f'{reason} Methods for {student.task}: {", ".join(fitting)}.'
     )
 
 
@@ -281,7 +291,9 @@ class _Maker:
             self._explain(adapter, student, teacher)
             return
         others = ', '.join(
-            name for name in methods(student.task) if name != self.method.name
+            name
+            for name, method in methods(student.task).items()
+            if name != self.method.name and not method.is_procedure
         )
         raise ConfigError(
             f'{self.method.title} does not fit {student.kind} under '

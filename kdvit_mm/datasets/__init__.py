@@ -1,15 +1,23 @@
 # Copyright (c) kdvit_mm contributors. All rights reserved.
-"""The embedded data set, and its classes for the task packages."""
+"""Data sets, samplers and transforms."""
 
 from importlib.util import find_spec
 
+from .condensed_sampler import CondensedSampler
 from .digit_scenes import (
     DigitSceneParams,
     make_digit_scenes,
     require_digit_scenes,
 )
+from .mix_dropped import MixDropped
 
-__all__ = ['DigitSceneParams', 'make_digit_scenes', 'require_digit_scenes']
+__all__ = [
+    'CondensedSampler',
+    'DigitSceneParams',
+    'MixDropped',
+    'make_digit_scenes',
+    'require_digit_scenes',
+]
 
 # A missing task package takes away its own class only.
 if find_spec('mmdet'):

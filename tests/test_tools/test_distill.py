@@ -353,6 +353,15 @@ def test_methods_that_are_more_than_a_distiller_say_so(method, message, build):
     assert 'docs/classification.md' in str(error.value)
 
 
+def test_ways_of_training_say_how_they_are_used(build):
+    with pytest.raises(ConfigError, match='DOT is a way of training') as error:
+        build('resnet', 'resnet', 'dot')
+    assert 'distill/mmpretrain/dot/README.md' in str(error.value)
+    with pytest.raises(ConfigError, match='There is no method "no"') as error:
+        build('resnet', 'resnet', 'no')
+    assert ' kd' in str(error.value) and 'kcd' not in str(error.value)
+
+
 def test_pyramids_are_cut_to_what_both_have(build):
     cfg = build('rtmdet', 'gfl', 'mgd')
     distiller = cfg.model.distiller

@@ -236,6 +236,20 @@ def test_amp_without_a_gpu_ends_with_a_sentence(train_tool, tmp_path):
         train_tool.build_runner(amp_arguments(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ('kind', 'mixed'),
+    [
+        ('OptimWrapper', 'mmengine.AmpOptimWrapper'),
+        ('kdvit_mm.DOTOptimWrapper', 'kdvit_mm.DOTAmpOptimWrapper'),
+    ],
+)
+def test_amp_has_a_form_of_each_wrapper(train_tool, kind, mixed):
+    cfg = Config(dict(optim_wrapper=dict(type=kind, optimizer=dict())))
+    train_tool.use_amp(cfg)
+    assert cfg.optim_wrapper.type == mixed
+    assert cfg.optim_wrapper.loss_scale == 'dynamic'
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
 def test_amp_trains_a_demo_config(train_tool, digits, tmp_path):

@@ -156,6 +156,7 @@ def parts(file: Path) -> str:
 def choices(file: Path, task: str) -> str:
     """What decides between the methods for a task, one row for each."""
     header = ['Method', '`--method`', 'Kind', 'Distils', 'Needs']
+    found = [m for m in methods(task).values() if not m.is_procedure]
     rows = [
         [
             link(method.title, method.folder / 'README.md', file),
@@ -164,13 +165,13 @@ def choices(file: Path, task: str) -> str:
             method.distils,
             method.needs or DASH,
         ]
-        for method in methods(task).values()
+        for method in found
     ]
     # The table of results is of detectors.
     if task == 'Detection':
         header.append('Step time')
         lines = result_lines('digits')
-        for row, method in zip(rows, methods(task).values(), strict=True):
+        for row, method in zip(rows, found, strict=True):
             time = lines.get(method.title, {}).get('step_ratio')
             row.append(f'{time:.2f}' if time else DASH)
     return table(header, rows)
@@ -320,7 +321,9 @@ def table_rows(file: Path, detector: str, title: str) -> str:
     for method in methods('Detection').values():
         data = file.stem.removeprefix('methods_')
         config = method.demo.get(data, ('',))[0]
-        if not method.paper or f'/{config}.py' in by_hand:
+        if method.is_procedure or not method.paper:
+            continue
+        if f'/{config}.py' in by_hand:
             continue
         if config.split('_')[2:3] == [detector]:
             rows += (

@@ -6,6 +6,9 @@ from kdvit_mm.engine.hooks.distill_schedule_hook import (
 )
 from kdvit_mm.engine.hooks.distill_watch_hook import DistillWatchHook
 from kdvit_mm.engine.hooks.epoch_seed_hook import EpochSeedHook
+from kdvit_mm.engine.hooks.knowledge_condensation_hook import (
+    KnowledgeCondensationHook,
+)
 from kdvit_mm.engine.hooks.level_selection_hook import LevelSelectionHook
 
 __all__ = [
@@ -13,5 +16,6 @@ __all__ = [
     'DistillWatchHook',
     'DistillationLossDetachHook',
     'EpochSeedHook',
+    'KnowledgeCondensationHook',
     'LevelSelectionHook',
 ]
