@@ -138,7 +138,7 @@ def test_the_best_weight_is_chosen_once_all_are_known(make, tmp_path):
 
 def test_what_goes_on_from_an_undecided_row_is_undecided(make, tmp_path):
     table = make(weights_grid=GRID)
-    alone, kd, slow = table.rows
+    alone, kd, _ = table.rows
     tuned = replace(alone, name='tuned', options={'load_from': '{KD}'})
     table = replace(table, rows=[alone, kd, tuned])
     undecided = with_weights(table, {'KD': {1: 5}})

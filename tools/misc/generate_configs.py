@@ -294,7 +294,6 @@ REAL_MAPS = {
     'pspnet_r50_fcn_r18-w0.125_4k_ccp-160': MAPS
     | {
         'at_features': 'at_features_small',
-        'mgd_layer4-logits': 'mgd_layer4_logits_r50',
         'sp_features': 'sp_features_small',
     },
     'pspnet_r50_fcn_r18-w0.125_4k_camvid-160': MAPS

@@ -1,4 +1,3 @@
-_base_ = './fcn_r18-w0.125-d8_small.py'
+_base_ = './fcn_r18-w0.125-d8_ccp.py'
 model = dict(
-    data_preprocessor=dict(seg_pad_val=11),
-    decode_head=dict(ignore_index=11, loss_decode=dict(class_weight=None)))
+    data_preprocessor=dict(seg_pad_val=11), decode_head=dict(ignore_index=11))

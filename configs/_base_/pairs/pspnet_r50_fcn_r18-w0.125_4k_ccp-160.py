@@ -1,5 +1,5 @@
 _base_ = [
-    '../models/fcn_r18-w0.125-d8_small.py',
+    '../models/fcn_r18-w0.125-d8_ccp.py',
     '../datasets/ccp_segmentation.py',
     '../schedules/adamw_4k.py',
     '../runtime/seg_runtime.py',
@@ -13,5 +13,5 @@ model = dict(
     type='LeanTeacherDistill',
     architecture=_base_.model,
     teacher=mmengine.Config.fromfile(
-        '{{ fileDirname }}/../models/pspnet_r50-d8_small.py').model,
+        '{{ fileDirname }}/../models/pspnet_r50-d8_ccp.py').model,
     teacher_ckpt=f'stage://{teacher}')
