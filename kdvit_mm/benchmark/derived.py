@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 
 from kdvit_mm.benchmark.cells import Cell
-from kdvit_mm.benchmark.table import Row, Table
+from kdvit_mm.benchmark.table import Row, Table, reference
 from kdvit_mm.engine.stages import read
 
 # Times in a scheduler's config.
@@ -237,11 +237,12 @@ def with_weights(
 
     Returns:
         Table: The table with these weights. Of equally good factors it is the
-        first one. A row with a trial missing has the factor None.
+        first one. A row with a trial missing has the factor None, and so has
+        one that goes on from such a row.
     """
     if table.weights_grid is None:
         return table
-    rows = []
+    rows: list[Row] = []
     for row in table.rows:
         if row.name in metrics:
             tried = metrics[row.name]
@@ -251,5 +252,8 @@ def with_weights(
                 options = weight_options(row, factor)
                 row = replace(row, options=row.options | options)
             row = replace(row, factor=factor)
+        undecided = {above.name for above in rows if above.factor is None}
+        if undecided & {*map(reference, row.options.values())}:
+            row = replace(row, factor=None)
         rows.append(row)
     return replace(table, rows=rows)

@@ -39,7 +39,12 @@ from kdvit_mm.engine.stages import check_unchanged, read
 from kdvit_mm.visualization.tables import plot_curves, plot_gaps
 
 # Data sets that are made or looked for before the first cell.
-DATA = {'data/digit_scenes': 'digits', 'data/bccd': 'bccd'}
+DATA = {
+    'data/digit_scenes': 'digits',
+    'data/bccd': 'bccd',
+    'data/neudet': 'neudet',
+    'data/coco256': 'coco256',
+}
 
 
 class TableRun:

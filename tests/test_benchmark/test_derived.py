@@ -134,3 +134,17 @@ def test_the_best_weight_is_chosen_once_all_are_known(make, tmp_path):
     cfg = read(slow.config, slow.options)
     assert slow.factor == 0.3
     assert cfg.model.distiller.distill_losses.loss_kd.loss_weight == 0.27
+
+
+def test_what_goes_on_from_an_undecided_row_is_undecided(make, tmp_path):
+    table = make(weights_grid=GRID)
+    alone, kd, _ = table.rows
+    tuned = replace(alone, name='tuned', options={'load_from': '{KD}'})
+    table = replace(table, rows=[alone, kd, tuned])
+    undecided = with_weights(table, {'KD': {1: 5}})
+    assert [row.factor for row in undecided.rows] == [1, None, None]
+    cells = make_cells(undecided, tmp_path, None)
+    assert {cell.name for cell in cells} == {'big', 'alone'}
+    decided = with_weights(table, {'KD': {0.3: 4, 1: 5, 3: 3}})
+    cells = make_cells(decided, tmp_path, None)
+    assert {c.name for c in cells} == {'big', 'alone', 'KD', 'tuned'}

@@ -54,7 +54,7 @@ def test_files_are_fresh():
     assert stale == []
     marked = {
         file
-        for folder in ('demo', 'distill/mmpretrain')
+        for folder in ('demo', 'distill/mmpretrain', 'real')
         for file in (CONFIGS / folder).rglob('*.py')
         if file.read_text().startswith(f'# Written by {tool.TOOL}')
     }

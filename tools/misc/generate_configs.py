@@ -1,4 +1,4 @@
-"""Writes the configs of classification: each method on each pair.
+"""Writes the configs of classification and those on real images.
 
 A config joins a distiller of ``configs/_base_/distillers`` with a pair of
 ``configs/_base_/pairs``. What depends on both, such as channels, is worked out
@@ -169,6 +169,9 @@ NETWORKS = {
     'resnet18-w0.0625': Network(
         'ResNet-18 w0.0625', resnet((2, 2, 2, 2), 4, 32), 32
     ),
+    'resnet18-w0.15625': Network(
+        'ResNet-18 w0.15625', resnet((2, 2, 2, 2), 10, 56), 80
+    ),
     'resnet34': Network(
         'ResNet-34', resnet((3, 4, 6, 3), 64, 56), 512,
         'mmpretrain::resnet/resnet34_8xb32_in1k.py', 73.62, '',
@@ -214,10 +217,88 @@ CUB_PAIRS = [
 ]
 R50_MV1 = Pair('resnet50', 'mobilenet-v1', '8xb32', 'in1k')
 IN1K_PAIRS = [R34_R18, R50_MV1]
+CALTECH = Pair('resnet50', 'resnet18-w0.15625', '24e', 'caltech101-128')
+CIFAR10 = Pair('resnet18-w0.25', 'resnet18-w0.0625', '24e', 'cifar10-32')
 #: Data sets for whose papers the values of the bases are, and what runs them.
 FULL_SCALE = {'cifar100': '1 GPU', 'cub200': '1 GPU'}
 #: Images of the training sets.
-IMAGES = {'cifar100': 50000, 'digits-32': 6000, 'in1k': 1281167}
+IMAGES = {
+    'caltech101-128': 5784,
+    'cifar100': 50000,
+    'digits-32': 6000,
+    'in1k': 1281167,
+}
+
+#: Distillers of logits that need one view and no channels.
+LOGITS = (
+    'kd_logits',
+    'dkd_logits',
+    'nkd_logits',
+    'wsld_logits',
+    'normkd_logits',
+    'dtkd_logits',
+    'dist_logits',
+    'lskd-kd_logits',
+    'lskd-dkd_logits',
+    'sdd-kd_regions-124',
+    'sdd-lskd-kd_regions-124',
+)
+#: Pairs of classifiers on real images, with their methods by the first two
+#: parts of the configs' names.
+REAL = {
+    CALTECH: (
+        *LOGITS,
+        'catkd_maps',
+        'at_stages',
+        'fitnets_layer2',
+        'reviewkd_stages',
+        'sp_map',
+        'rkd_pooled',
+        'crd_pooled',
+    ),
+    CIFAR10: LOGITS,
+}
+#: Distillers of segmentors on real images, by the same.
+MAPS = {
+    'kd_logits': 'kd_class_maps',
+    'cwd_logits': 'cwd_logits',
+    'dist_logits': 'dist_logits',
+    'cirkd_features-logits': 'cirkd_features_logits_small',
+}
+#: Pairs of detectors and segmentors on real images, with their distillers.
+REAL_MAPS = {
+    'gfl_r50_gfl_r18-w0.125_24e_neudet-128': {
+        'cwd_fpn': 'cwd_fpn_small',
+        'defeat_fpn': 'defeat_fpn_small',
+        'dist_head': 'dist_gfl_small',
+        'fgd_fpn': 'fgd_fpn_small',
+        'kd_head': 'kd_gfl_small',
+        'ld_head': 'ld_gfl_small',
+        'mgd_fpn': 'mgd_fpn_small',
+        'pkd_fpn': 'pkd_fpn_small',
+        'reviewkd_fpn': 'reviewkd_fpn_small',
+        'cwd-dist_fpn-head': 'cwd-dist_gfl_small',
+        'pkd-ld_fpn-head': 'pkd-ld_gfl_small',
+    },
+    'faster-rcnn_r50_faster-rcnn_r18-w0.125_24e_neudet-128': {
+        'dkd_roi': 'dkd_roi_small',
+        'reviewkd-dkd_fpn-roi': 'reviewkd-dkd_roi_small',
+    },
+    'yolox_nano_yolox_w0.125_24e_neudet-128': {
+        'cwd_fpn': 'cwd_pafpn_small',
+        'fgd_fpn': 'fgd_pafpn_small',
+        'mgd_fpn': 'mgd_pafpn_small',
+        'pkd_fpn': 'pkd_pafpn_small',
+        'reviewkd_fpn': 'reviewkd_pafpn_small',
+    },
+    'pspnet_r50_fcn_r18-w0.125_4k_ccp-160': MAPS
+    | {
+        'at_features': 'at_features_small',
+        'sp_features': 'sp_features_small',
+    },
+    'pspnet_r50_fcn_r18-w0.125_4k_camvid-160': MAPS
+    | {'cirkd_features-logits': 'cirkd_features_logits_camvid'},
+}
 
 #: Values by dotted keys of a distiller.
 Changes = dict[str, Any]
@@ -379,7 +460,7 @@ def contrast(pair: Pair) -> Changes:
     changes = widths('loss_crd')(pair) | {
         'distill_losses.loss_crd.num_data': IMAGES[pair.data]
     }
-    if pair.data == DEMO.data:
+    if IMAGES[pair.data] < 10000:
         changes['distill_losses.loss_crd.num_negatives'] = 1024
     return changes
 
@@ -570,12 +651,11 @@ def differences(path: str, old: Any, new: Any) -> Iterator[tuple[str, Any]]:
 
 def config_text(method: Method, pair: Pair) -> str:
     """The config of a method on a pair."""
-    demo = pair == DEMO
     name = method.base
-    if demo and (DISTILLERS / f'{name}_small.py').is_file():
+    if pair == DEMO and (DISTILLERS / f'{name}_small.py').is_file():
         name += '_small'
     base = read_base(name)
-    above = '..' if demo else '../../..'
+    above = '..' if pair == DEMO or pair in REAL else '../../..'
     content: dict[str, Any] = {
         '_base_': [
             f'{above}/_base_/pairs/{pair}.py',
@@ -659,15 +739,38 @@ def text_of(content: dict[str, Any]) -> str:
 def configs() -> Iterator[tuple[Path, str]]:
     """All configs and their text."""
     for method in METHODS:
-        for pair in [*method.pairs, *([DEMO] if method.demo else [])]:
+        small = [DEMO] if method.demo else []
+        small += [
+            pair
+            for pair, names in REAL.items()
+            if method.demo and method.name in names
+        ]
+        for pair in [*method.pairs, *small]:
             folder = FOLDER / method.folder
-            if pair == DEMO:
-                folder = ROOT / 'demo'
+            if pair in small:
+                folder = ROOT / ('demo' if pair == DEMO else 'real')
             name = method.config(pair)
             yield folder / f'{name}.py', config_text(method, pair)
             if method.stages:
                 name = method.config(pair, second=True)
                 yield folder / f'{name}.py', finetune_text(method, pair)
+    for names, distillers in REAL_MAPS.items():
+        for prefix, distiller in distillers.items():
+            file = ROOT / 'real' / f'{prefix}_{names}.py'
+            yield file, maps_text(names, distiller)
+
+
+def maps_text(pair: str, distiller: str) -> str:
+    """The config of a distiller on a pair of detectors or segmentors."""
+    return text_of(
+        {
+            '_base_': [
+                f'../_base_/pairs/{pair}.py',
+                f'../_base_/distillers/{distiller}.py',
+            ],
+            'model': {'distiller': Expression('_base_.distiller')},
+        }
+    )
 
 
 def entries(folder: str) -> str:

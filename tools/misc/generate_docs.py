@@ -314,23 +314,26 @@ def estimate(value: dict | None, sign: str) -> str:
     return f'{mean:{sign}.1f}' + (f' ± {half:.1f}' if half else '')
 
 
-def table_rows(file: Path, detector: str, title: str) -> str:
-    """Rows of a table file: methods on a detector, if not there by hand."""
+def table_rows(file: Path, task: str, network: str, title: str) -> str:
+    """Rows of a table file: methods on a network, if not there by hand."""
     by_hand = MARKED.sub('', file.read_text())
+    data = file.stem.split('_')[1]
     rows = ''
-    for method in methods('Detection').values():
-        data = file.stem.removeprefix('methods_')
-        config = method.demo.get(data, ('',))[0]
+    for method in methods(task).values():
         if method.is_procedure or not method.paper:
             continue
-        if f'/{config}.py' in by_hand:
-            continue
-        if config.split('_')[2:3] == [detector]:
-            rows += (
-                f'- name: {method.title}\n'
-                f'  config: ../demo/{config}.py\n'
-                f'  teacher: {title} teacher\n'
-            )
+        for demo in method.demos.values():
+            config = demo.get(data, '')
+            if not config or f'/{config}.py' in by_hand:
+                continue
+            prefix, _, found, *_ = config.split('_')
+            variants = len(method.demos) > 1
+            if found == network:
+                rows += (
+                    f'- name: {prefix.upper() if variants else method.title}\n'
+                    f'  config: ../demo/{config}.py\n'
+                    f'  teacher: {title} teacher\n'
+                )
     return rows
 
 
@@ -344,9 +347,26 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     'demos': demos,
     'small-pairs': small_pairs,
     'small-pairs-zh': partial(small_pairs, chinese=True),
-    'gfl-rows': partial(table_rows, detector='gfl', title='GFL'),
+    'gfl-rows': partial(
+        table_rows, task='Detection', network='gfl', title='GFL'
+    ),
     'faster-rcnn-rows': partial(
-        table_rows, detector='faster-rcnn', title='Faster R-CNN'
+        table_rows,
+        task='Detection',
+        network='faster-rcnn',
+        title='Faster R-CNN',
+    ),
+    'resnet-rows': partial(
+        table_rows,
+        task='Classification',
+        network='resnet18-w0.25',
+        title='ResNet',
+    ),
+    'pspnet-rows': partial(
+        table_rows,
+        task='Segmentation',
+        network='pspnet',
+        title='PSPNet',
     ),
 }
 

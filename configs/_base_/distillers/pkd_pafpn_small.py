@@ -1,0 +1,12 @@
+# PKD on the maps that cwd_pafpn_small.py compares.
+_base_ = './pkd_fpn_small.py'
+distiller = dict(
+    distill_losses=dict(
+        loss_pkd=dict(
+            num_levels=3,
+            levels=None,
+            connector=dict(
+                type='ConvModuleConnector',
+                in_channel=32,
+                out_channel=64,
+                act_cfg=None))))

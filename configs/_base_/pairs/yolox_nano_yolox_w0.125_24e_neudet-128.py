@@ -1,0 +1,17 @@
+_base_ = [
+    '../models/yolox_w0.125_neudet.py',
+    '../datasets/neudet_detection.py',
+    '../schedules/adamw_24e.py',
+    '../runtime/det_runtime.py',
+]
+import mmengine
+
+teacher = 'yolox_nano_24e_neudet-128'
+model = dict(
+    _delete_=True,
+    _scope_='kdvit_mm',
+    type='LeanTeacherDistill',
+    architecture=_base_.model,
+    teacher=mmengine.Config.fromfile(
+        '{{ fileDirname }}/../models/yolox_nano_neudet.py').model,
+    teacher_ckpt=f'stage://{teacher}')
