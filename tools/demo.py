@@ -3,8 +3,9 @@
 Trains the student alone and the student distilled, with one seed and one
 schedule, evaluates both and the teacher, exports the student and leaves a
 table, curves and pictures in ``work_dirs/demo``. A teacher that does not come
-with the package is trained first, with ``--train-teacher`` any. Run again, it goes on where it was
-interrupted. With ``--method rl`` there are plots of the chosen levels, too.
+with the package is trained first; with ``--train-teacher``, any. Run again, it
+goes on where it was interrupted. With ``--method rl`` there are plots of the
+chosen levels, too.
 """
 
 import kdvit_mm  # isort: skip  (before torch: its threads)

@@ -25,13 +25,17 @@ def main() -> None:
     parser.add_argument('--work-dir', required=True, help='of train_stages.py')
     args = parser.parse_args()
     stage = read_recipe(RECIPE, args.work_dir, [args.name])[-1]
-    given = torch.load(stage.checkpoint, map_location='cpu', weights_only=False)
+    given = torch.load(
+        stage.checkpoint, map_location='cpu', weights_only=False
+    )
     halves = {
         key: value.half() if value.is_floating_point() else value
         for key, value in weights_to_cpu(given['state_dict']).items()
     }
     meta = {
-        'dataset_meta': {'classes': [*given['meta']['dataset_meta']['classes']]},
+        'dataset_meta': {
+            'classes': [*given['meta']['dataset_meta']['classes']]
+        },
         'fingerprint': stage.fingerprint,
     }
     file = Path(kdvit_mm.__file__).parent / 'weights' / f'{stage.name}.pth'
