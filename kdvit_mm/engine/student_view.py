@@ -22,6 +22,7 @@ from torch import nn
 from kdvit_mm.engine.hooks.distill_schedule_hook import (
     refuse_without_student_loss,
 )
+from kdvit_mm.engine.returning_images import NEVER_RETURNS, returning_images
 from kdvit_mm.models.losses.relation.crd import CRDLoss
 from kdvit_mm.models.utils.checkpoint_kind import unwrapped
 
@@ -115,12 +116,12 @@ def call_hook(runner: Runner, fn_name: str, **kwargs: Any) -> None:
 
     Raises:
         ValueError: If a hook or loop cannot work in a distillation, or a
-            distill loss not with the training set.
+            distill loss or a strict cache not with the training set.
     """
     if fn_name == 'before_run':
         _refuse_what_cannot_work(runner)
     if fn_name == 'before_train':
-        _check_dataset(runner)
+        _check_data(runner)
     for hook in runner.hooks:
         if not hasattr(hook, fn_name):
             continue
@@ -250,12 +251,23 @@ def _refuse_what_cannot_work(runner: Runner) -> None:
             )
 
 
-def _check_dataset(runner: Runner) -> None:
+def _check_data(runner: Runner) -> None:
     algorithm = distillation_of(runner.model)
     assert algorithm is not None
     for part in algorithm.distiller.modules():
         if isinstance(part, CRDLoss):
             part.check_dataset(runner.train_dataloader.dataset)
+    cache = getattr(algorithm, 'cache', None)
+    if (
+        cache is not None
+        and cache.strict
+        and not any(
+            returning_images(
+                runner.train_dataloader, algorithm.data_preprocessor
+            )
+        )
+    ):
+        raise ValueError(f'model.cache.strict: {NEVER_RETURNS}')
 
 
 @contextmanager

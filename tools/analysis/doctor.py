@@ -17,7 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kdvit_mm.analysis.doctor import Findings, LossInfo, ModelInfo, diagnose
+from kdvit_mm.analysis.doctor import (
+    CacheInfo,
+    Findings,
+    LossInfo,
+    ModelInfo,
+    diagnose,
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -134,6 +140,31 @@ def loss_table(findings: Findings) -> Table:
     )
 
 
+def cache_table(cache: CacheInfo) -> Table:
+    """What the cache of the teacher's records gives and takes."""
+    return table(
+        'cache',
+        (
+            'hits in the fourth epoch',
+            'with batches of one shape',
+            'MB per image',
+            'GB per epoch',
+            'GB kept at most',
+            'GB free',
+        ),
+        [
+            (
+                f'{cache.hits:.0%}',
+                f'{cache.same_pixels:.0%}',
+                f'{cache.image_bytes / 1e6:.4g}',
+                f'{cache.epoch_bytes / 1e9:.4g}',
+                f'{cache.max_bytes / 1e9:.4g}',
+                f'{cache.free_bytes / 1e9:.4g}',
+            )
+        ],
+    )
+
+
 def show(findings: Findings) -> None:
     """Prints tables and verdicts."""
     # Without a terminal, rich would squeeze all into 80 columns.
@@ -149,6 +180,8 @@ def show(findings: Findings) -> None:
         console.print(recorder_table(findings))
     if findings.losses:
         console.print(loss_table(findings))
+    if findings.cache:
+        console.print(cache_table(findings.cache))
     if findings.teacher_loss is not None and findings.fresh_loss is not None:
         console.print(
             f"teacher's task loss {findings.teacher_loss:.4g}, of fresh "

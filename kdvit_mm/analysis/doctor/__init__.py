@@ -3,6 +3,7 @@
 from kdvit_mm.analysis.configs import build_algorithm
 from kdvit_mm.analysis.doctor.examination import diagnose
 from kdvit_mm.analysis.doctor.findings import (
+    CacheInfo,
     Findings,
     LossInfo,
     ModelInfo,
@@ -13,6 +14,7 @@ from kdvit_mm.analysis.doctor.losses import judge_loss
 from kdvit_mm.analysis.doctor.models import count_flops, watched_modules
 
 __all__ = [
+    'CacheInfo',
     'Findings',
     'LossInfo',
     'ModelInfo',

@@ -16,6 +16,7 @@ from kdvit_mm.analysis.configs import (
     explained,
     first_batch,
 )
+from kdvit_mm.analysis.doctor.cache import cache_elsewhere, examine_cache
 from kdvit_mm.analysis.doctor.findings import Findings
 from kdvit_mm.analysis.doctor.losses import examine_mappings, examine_step
 from kdvit_mm.analysis.doctor.teacher import (
@@ -52,15 +53,22 @@ def diagnose(
             cfg = Config.fromfile(config)
             cfg.merge_from_dict(cfg_options or {})
         scope = cfg.get('default_scope') or 'mmengine'
-        with DefaultScope.overwrite_default_scope(scope):
-            _examine(findings, cfg, depth, device)
+        with (
+            DefaultScope.overwrite_default_scope(scope),
+            cache_elsewhere(cfg) as folder,
+        ):
+            _examine(findings, cfg, depth, device, folder)
     except ConfigError as reason:
         findings.errors += reason.args
     return findings
 
 
 def _examine(
-    findings: Findings, cfg: Config, depth: int, device: str | None
+    findings: Findings,
+    cfg: Config,
+    depth: int,
+    device: str | None,
+    cache_folder: str,
 ) -> None:
     seed = cfg.get('randomness', {}).get('seed') or 0
     set_random_seed(seed)
@@ -89,6 +97,8 @@ def _examine(
             examine_teacher_setup(findings, model)
             try:
                 examine_batch(findings, cfg, model, batch, depth)
+                if cache_folder:
+                    examine_cache(findings, model, loader, cache_folder)
             except ConfigError as reason:
                 findings.errors += reason.args
         examine_training(findings, runner, suspected)

@@ -86,6 +86,28 @@ class LossInfo:
 
 
 @dataclass
+class CacheInfo:
+    """A cache of the teacher's records.
+
+    Attributes:
+        hits (float): Share of the images whose records would be there in the
+            fourth epoch.
+        same_pixels (float): The same if all batches had one shape.
+        image_bytes (float): Size of an image's records, in bytes.
+        epoch_bytes (float): Size of those of all images, in bytes.
+        max_bytes (int): The most that is kept.
+        free_bytes (int): Space that is left where the folder is.
+    """
+
+    hits: float
+    same_pixels: float
+    image_bytes: float
+    epoch_bytes: float
+    max_bytes: int
+    free_bytes: int
+
+
+@dataclass
 class Findings:
     """The findings of an examination.
 
@@ -99,6 +121,7 @@ class Findings:
         fresh_loss (float | None): The lowest task loss of three freshly
             initialised models of the teacher's architecture.
         weights (dict[str, str]): By side, what its weights are loaded from.
+        cache (CacheInfo | None): The cache, if the config has one.
         errors (list[str]): Why the config cannot train.
         warnings (list[str]): What is probably not meant.
     """
@@ -111,6 +134,7 @@ class Findings:
     teacher_loss: float | None = None
     fresh_loss: float | None = None
     weights: dict[str, str] = field(default_factory=dict)
+    cache: CacheInfo | None = None
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

@@ -26,18 +26,20 @@ from kdvit_mm.compat.patches.intact_records import (
 )
 from kdvit_mm.models.recorders.module import ModuleRecorder
 from kdvit_mm.models.recorders.module_tuple import sources_of
+from kdvit_mm.models.utils.cfg_path import resolve_cfg_path
 from kdvit_mm.models.utils.explain import explain_failure, missing_record
 from kdvit_mm.models.utils.last_record import until_last_record
 from kdvit_mm.models.utils.random import isolated_rng
-from kdvit_mm.models.utils.samples import own_samples
+from kdvit_mm.models.utils.samples import own_samples, without_truth
 from kdvit_mm.models.utils.scope import in_own_scope
+from kdvit_mm.models.utils.teacher_cache import TeacherCache
 from kdvit_mm.models.utils.teacher_weights import (
     compile_parts,
     fold_batch_norm,
     inherit_weights,
     load_teacher_checkpoint,
 )
-from kdvit_mm.registry import MODELS
+from kdvit_mm.registry import MODELS, TASK_UTILS
 
 # Modes of a detector's, segmentor's or classifier's forward, in the order in
 # which they are tried for the teacher.
@@ -86,6 +88,9 @@ class LeanTeacherDistill(SingleTeacherDistill):
             the dtype's precision. Defaults to None.
         compile_teacher (bool): Compiles the parts of the teacher that have no
             recorder inside, with ``torch.compile``. Defaults to False.
+        cache (dict | None): Arguments of :class:`TeacherCache`, such as
+            ``dict(dir='work_dirs/cache')``, which keeps the records of images
+            that come back with the same pixels. Defaults to None.
         student_trainable (bool): As in ``SingleTeacherDistill``. Defaults to
             True.
         calculate_student_loss (bool): As in ``SingleTeacherDistill``.
@@ -96,8 +101,9 @@ class LeanTeacherDistill(SingleTeacherDistill):
             None.
 
     Raises:
-        ValueError: If ``teacher_ckpt`` or ``inherit`` does not fit, or
-            ``teacher_in_checkpoint`` is combined with ``fold_batch_norm``.
+        ValueError: If ``teacher_ckpt``, ``inherit`` or ``cache`` does not
+            fit, or ``teacher_in_checkpoint`` is combined with
+            ``fold_batch_norm``.
     """
 
     def __init__(
@@ -113,6 +119,7 @@ class LeanTeacherDistill(SingleTeacherDistill):
         inference_mode: bool = False,
         autocast_dtype: str | None = None,
         compile_teacher: bool = False,
+        cache: dict | None = None,
         student_trainable: bool = True,
         calculate_student_loss: bool = True,
         data_preprocessor: dict | nn.Module | None = None,
@@ -163,6 +170,11 @@ class LeanTeacherDistill(SingleTeacherDistill):
         self.inference_mode = inference_mode
         self.autocast_dtype = autocast_dtype
         self.compile_teacher = compile_teacher
+        self.cache = (
+            None
+            if cache is None
+            else self._build_cache(cache, teacher, distiller)
+        )
         self._seed = seed
         self._steps = 0
         self._shares_teacher = False
@@ -170,6 +182,17 @@ class LeanTeacherDistill(SingleTeacherDistill):
         self._teacher_mode: str | None = None
         self._register_state_dict_hook(_add_teacher)
         self.teacher.eval()
+
+    def _build_cache(
+        self, cache: dict, teacher: dict | BaseModel, distiller: dict
+    ) -> TeacherCache:
+        built = TASK_UTILS.build({'type': 'kdvit_mm.TeacherCache', **cache})
+        if isinstance(teacher, dict):
+            teacher = resolve_cfg_path(teacher)
+        recorders = distiller.get('teacher_recorders')
+        options = self.channels_last, self.autocast_dtype, self.compile_teacher
+        built.prepare(self.distiller, repr((teacher, recorders, options)))
+        return built
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Keeps the teacher from becoming a submodule."""
@@ -249,7 +272,7 @@ class LeanTeacherDistill(SingleTeacherDistill):
 
     def _losses(self, seed: int, *batch: Any) -> dict[str, torch.Tensor]:
         with isolated_rng(seed):
-            self._run_teacher(*batch)
+            facts = self._run_teacher(*batch)
         self.distiller.set_deliveries_override(True)
         with self.distiller.student_recorders, self.distiller.deliveries:
             losses = self._student_loss(*batch)
@@ -263,6 +286,7 @@ class LeanTeacherDistill(SingleTeacherDistill):
                     self.distiller, error, self.student, self.teacher
                 ) from error
         losses.update(add_prefix(distill_losses, 'distill'))
+        losses.update(facts)
         return losses | self._idle_terms(self.distiller.loss_forward_mappings)
 
     def _idle_terms(
@@ -309,9 +333,27 @@ class LeanTeacherDistill(SingleTeacherDistill):
         step = MessageHub.get_current_instance().get_info('iter', self._steps)
         return self._seed + 1_000_003 * (int(step) + 1)
 
-    def _run_teacher(self, images: torch.Tensor, samples: Any) -> None:
+    def _run_teacher(
+        self, images: torch.Tensor, samples: Any
+    ) -> dict[str, torch.Tensor]:
+        """Fills the teacher's recorders and says what is to be logged."""
+        if self.cache is not None:
+            samples = without_truth(samples)
         if not self._teacher_is_prepared:
             self._prepare_teacher(images, samples)
+        if self.cache is None:
+            self._forward_teacher(images, samples)
+            return {}
+        hits = self.cache.record(
+            self.distiller,
+            self.teacher,
+            images,
+            samples,
+            self._forward_teacher,
+        )
+        return {'teacher.cache_hits': torch.tensor(hits)}
+
+    def _forward_teacher(self, images: torch.Tensor, samples: Any) -> None:
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with ExitStack() as stack:

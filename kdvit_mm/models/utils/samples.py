@@ -4,6 +4,9 @@ from typing import Any
 
 from mmengine.structures import BaseDataElement
 
+# Metainfo by which images are told apart, and not how they look.
+IDENTITY = frozenset({'img_id', 'img_path', 'sample_idx', 'seg_map_path'})
+
 
 def own_samples(samples: Any) -> Any:
     """Copies samples so that setting a field does not change the originals.
@@ -28,3 +31,27 @@ def own_samples(samples: Any) -> Any:
     if isinstance(samples, (list, tuple)):
         return type(samples)([own_samples(item) for item in samples])
     return samples
+
+
+def without_truth(samples: Any) -> Any:
+    """Leaves of samples what they say of the image itself.
+
+    Args:
+        samples (Any): A list of samples, or None.
+
+    Returns:
+        Any: A list of samples with metainfo alone, without what names the
+        image or its file; None for None.
+    """
+    if samples is None:
+        return None
+    return [
+        type(sample)(
+            metainfo={
+                key: value
+                for key, value in sample.metainfo.items()
+                if key not in IDENTITY
+            }
+        )
+        for sample in samples
+    ]
