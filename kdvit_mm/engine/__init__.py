@@ -1,5 +1,5 @@
-"""Hooks of the training loop, and chains of trainings."""
+"""Hooks and loops of training, and chains of trainings."""
 
-from kdvit_mm.engine import hooks, stages
+from kdvit_mm.engine import hooks, loops, stages
 
-__all__ = ['hooks', 'stages']
+__all__ = ['hooks', 'loops', 'stages']

@@ -1,5 +1,6 @@
 """Hooks."""
 
+from kdvit_mm.engine.hooks.auto_loss_weight_hook import AutoLossWeightHook
 from kdvit_mm.engine.hooks.distill_schedule_hook import (
     DistillationLossDetachHook,
     DistillScheduleHook,
@@ -9,6 +10,7 @@ from kdvit_mm.engine.hooks.epoch_seed_hook import EpochSeedHook
 from kdvit_mm.engine.hooks.level_selection_hook import LevelSelectionHook
 
 __all__ = [
+    'AutoLossWeightHook',
     'DistillScheduleHook',
     'DistillWatchHook',
     'DistillationLossDetachHook',
