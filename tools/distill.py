@@ -44,8 +44,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-weight',
         action='store_true',
-        help='set each loss_weight so that the gradient of the loss is as '
-        "long as the task's at the start",
+        help="move each loss_weight while it trains so that the loss's "
+        "gradient is about as long as the task's",
     )
     parser.add_argument(
         '--dry-run', action='store_true', help='stop after the config'

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from torch.utils.data import DataLoader
 
@@ -43,6 +43,14 @@ __all__ = ['build_distillation']
 # Images of the batch that shapes and gradients are learned on.
 BATCH = 2
 WATCH = {'type': 'kdvit_mm.DistillWatchHook'}
+# The first epochs decide about the order of magnitude, so it moves more often
+# than once an epoch.
+AUTO_WEIGHT: dict[str, Any] = {
+    'type': 'kdvit_mm.AutoLossWeightHook',
+    'ratio': 0.5,
+    'band': 0.1,
+    'interval': 50,
+}
 
 
 def build_distillation(
@@ -68,9 +76,9 @@ def build_distillation(
         method (str): The method, as its metafile names it, such as ``fgd``.
         teacher_ckpt (str | None): File or URL of the teacher's checkpoint.
             Defaults to None.
-        auto_weight (bool): Whether each loss is given the ``loss_weight`` with
-            which its gradient at the student's parameters is as long as the
-            task's. Defaults to False, the weights of the paper.
+        auto_weight (bool): Whether the losses' weights are moved in training,
+            by :class:`~kdvit_mm.engine.hooks.AutoLossWeightHook`, from those
+            of the paper. Defaults to False.
         cfg_options (Mapping[str, Any] | None): Changes to the config that is
             made, by dotted keys. Defaults to None.
         out (str | Path | None): File that the config is written to. Defaults
@@ -109,10 +117,16 @@ def build_distillation(
         batch = first_batch(loader)
         _run(small, probes, loader, batch)
         maker = _Maker(
-            found, student, teacher, teacher_ckpt, student_cfg, options
+            found,
+            student,
+            teacher,
+            teacher_ckpt,
+            auto_weight,
+            student_cfg,
+            options,
         )
         maker.fit(*probes)
-        maker.try_step(loader, batch, auto_weight)
+        maker.try_step(loader, batch)
     return maker.write(out)
 
 
@@ -245,6 +259,7 @@ class _Maker:
         student (str): File or name of the student's config.
         teacher (str): File or name of the teacher's config.
         teacher_ckpt (str | None): The teacher's checkpoint.
+        auto_weight (bool): Whether the losses' weights are moved in training.
         student_cfg (Config): The student's config, with the options applied.
         options (Mapping[str, Any]): The options.
     """
@@ -255,6 +270,7 @@ class _Maker:
         student: str,
         teacher: str,
         teacher_ckpt: str | None,
+        auto_weight: bool,
         student_cfg: Config,
         options: Mapping[str, Any],
     ) -> None:
@@ -262,6 +278,7 @@ class _Maker:
         self.student = student
         self.teacher = teacher
         self.teacher_ckpt = teacher_ckpt
+        self.auto_weight = auto_weight
         self.student_cfg = student_cfg
         self.options = options
         self.base = ''
@@ -324,8 +341,6 @@ class _Maker:
             ('model', 'distiller'): f'{self.method.title}, from configs/_base_'
             f'/distillers/{self.base}.py, fitted to the two.',
             ('custom_imports',): 'Registers what is named kdvit_mm.…',
-            ('custom_hooks',): 'Warns while training of a loss that does '
-            'nothing or dominates the task.',
             ('work_dir',): 'Not this folder: the runner would overwrite this '
             'file.',
         }
@@ -334,15 +349,12 @@ class _Maker:
             comments[key] = text
         self.comments = comments
 
-    def try_step(
-        self, loader: DataLoader, batch: Any, auto_weight: bool
-    ) -> None:
+    def try_step(self, loader: DataLoader, batch: Any) -> None:
         """Runs a training step of the distillation.
 
         Args:
             loader (DataLoader): The student's data.
             batch (Any): A batch of it.
-            auto_weight (bool): Whether to set the losses' weights.
 
         Raises:
             ConfigError: If it fails.
@@ -359,38 +371,6 @@ class _Maker:
             examine_step(findings, model, data, depth=0)
         if findings.errors:
             raise ConfigError(*findings.errors)
-        if auto_weight:
-            self._set_weights(findings)
-
-    def _set_weights(self, findings: Findings) -> None:
-        for loss in findings.losses:
-            name = loss.name.removeprefix('distill.')
-            if (
-                name == loss.name
-                or name not in self.distiller['distill_losses']
-            ):
-                continue
-            if not (loss.weight and loss.grad_ratio):
-                raise ConfigError(
-                    f'--auto-weight cannot set the weight of {name}: its '
-                    f'loss_weight is {loss.weight} and its gradient '
-                    f"{loss.grad_ratio} times the task's. Leave --auto-weight "
-                    'out.'
-                )
-            weight = float(f'{loss.weight / loss.grad_ratio:.3g}')
-            self.distiller['distill_losses'][name]['loss_weight'] = weight
-            key = ('model', 'distiller', 'distill_losses', name)
-            self.comments[key] += (
-                f' With loss_weight {weight:g} its gradient at the student is '
-                "as long as the task's at the start; with "
-                f'{loss.weight:g} it is {loss.grad_ratio:.3g} times as long.'
-            )
-            print_log(
-                f'{name}: loss_weight {weight:g}; with {loss.weight:g} its '
-                f'gradient is {loss.grad_ratio:.3g} times as long as the '
-                "task's",
-                logger='current',
-            )
 
     def write(self, out: str | Path | None) -> Config:
         """Writes the config and reads it.
@@ -426,13 +406,7 @@ class _Maker:
             'imports': [*dict.fromkeys([*imports, 'kdvit_mm'])],
             'allow_failed_imports': False,
         }
-        hooks = self.student_cfg.get('custom_hooks')
-        if not hooks:
-            values['custom_hooks'] = [WATCH]
-        elif WATCH not in hooks:
-            values['custom_hooks'] = [
-                Expression('*_base_.custom_hooks'), WATCH
-            ]  # fmt: skip
+        values.update(self._hooks(comments))
         if folder is not None:
             values['work_dir'] = '{{ fileDirname }}/train'
         for key, value in _nested(self.options, self.student_cfg).items():
@@ -445,6 +419,33 @@ class _Maker:
             'trained with\n# tools/train.py and examined with '
             'tools/analysis/doctor.py.\n\n' + format_config(values, comments)
         )
+
+    def _hooks(
+        self, comments: dict[tuple[str, ...], str]
+    ) -> dict[str, list[Any]]:
+        """Hooks beside the student's, which are commented on."""
+        wanted: list[tuple[dict[str, Any], str]] = [
+            (
+                WATCH,
+                'Warns while training of a loss that does nothing or '
+                'dominates the task.',
+            )
+        ]
+        if self.auto_weight:
+            reason = (
+                'Moves each loss_weight, from that above, so that where the '
+                'loss reads the student its gradient is about as long as the '
+                "task's: its share of the two is ratio, give or take band. "
+                'Every interval iterations.'
+            )
+            wanted.append((AUTO_WEIGHT, reason))
+        own = self.student_cfg.get('custom_hooks') or []
+        hooks: list[Any] = [Expression('*_base_.custom_hooks')] if own else []
+        for hook, reason in wanted:
+            if hook not in own:
+                comments['custom_hooks', str(len(hooks))] = reason
+                hooks.append(hook)
+        return {'custom_hooks': hooks} if len(hooks) > bool(own) else {}
 
     def _model(self, folder: Path | None) -> dict[str, Any]:
         teacher: dict[str, Any] = {'cfg_path': _in_file(folder, self.teacher)}

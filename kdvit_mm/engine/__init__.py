@@ -1,5 +1,5 @@
-"""Hooks, optimisers, and chains of trainings."""
+"""Hooks, loops and optimisers of training, and chains of trainings."""
 
-from kdvit_mm.engine import hooks, optim, stages
+from kdvit_mm.engine import hooks, loops, optim, stages
 
-__all__ = ['hooks', 'optim', 'stages']
+__all__ = ['hooks', 'loops', 'optim', 'stages']

@@ -191,7 +191,7 @@ def test_wrong_schedules_are_refused_when_built(schedule, words):
         ),
         (
             dict(loss='*', type='constant', factor=0, key='temp'),
-            'no temp to schedule',
+            'no temp to change',
         ),
     ],
 )

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.runner import Runner
 from mmrazor.registry import MODELS as RAZOR_MODELS
 
 import kdvit_mm
@@ -564,17 +565,34 @@ def test_configs_have_to_be_plain(write, tmp_path):
         })  # fmt: skip
 
 
-def test_weights_give_equal_gradients(build, tmp_path):
+def test_weights_move_while_it_trains(build, tmp_path):
     made = tmp_path / 'made.py'
-    for method, teacher in (('cwd', 'gfl'), ('mgd', 'retinanet')):
-        cfg = build('gfl', teacher, method, auto_weight=True, out=made)
-        findings = diagnose(str(made), device='cpu')
-        assert findings.errors == []
-        (loss,) = (f for f in findings.losses if 'distill' in f.name)
-        assert loss.grad_ratio == pytest.approx(1, rel=0.01)
-        losses = cfg.model.distiller.distill_losses
-        assert losses[f'loss_{method}'].loss_weight == loss.weight
-        assert f'loss_weight {loss.weight:g}' in made.read_text()
+    plain = build('gfl', 'gfl', 'cwd')
+    cfg = build('gfl', 'gfl', 'cwd', auto_weight=True, out=made, cfg_options={
+        'train_cfg.max_epochs': 4,
+        'model.distiller.distill_losses.loss_cwd.loss_weight': 1e-4,
+    })  # fmt: skip
+    assert [h.type for h in plain.custom_hooks] == [
+        'kdvit_mm.DistillWatchHook'
+    ]
+    hook = cfg.custom_hooks[-1]
+    assert hook.type == 'kdvit_mm.AutoLossWeightHook'
+    assert '# Moves each loss_weight' in made.read_text()
+    assert diagnose(str(made), device='cpu').errors == []
+    hook.interval = 2
+    cfg.merge_from_dict(
+        dict(
+            work_dir=str(tmp_path / 'run'),
+            default_hooks=dict(checkpoint=None),
+            log_level='ERROR',
+        )
+    )
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    scalars = runner.message_hub.log_scalars
+    shares = scalars['train/auto_weight/share_cwd'].data[0]
+    assert shares[0] < 0.1
+    assert 0.3 < shares[-2:].mean() < 0.7
 
 
 def test_the_file_reads_well_and_stays_right_elsewhere(
@@ -710,7 +728,10 @@ def test_the_command_goes_all_the_way(write, tmp_path):
     ]
     done = run(*common, '--auto-weight', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert 'loss_kd: loss_weight' in done.stdout + done.stderr
+    made = Config.fromfile(
+        tmp_path / 'work_dirs/kd_teacher_student/kd_teacher_student.py'
+    )
+    assert made.custom_hooks[-1].type == 'kdvit_mm.AutoLossWeightHook'
     assert 'This config can train' in done.stdout
     exported = tmp_path / 'work_dirs/kd_teacher_student/student.pth'
     state = torch.load(exported, weights_only=False)['state_dict']
@@ -764,5 +785,6 @@ def test_the_page_shows_what_there_is(tmp_path):
     cfg.model.teacher_ckpt = None
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
-    (loss,) = model.distiller.distill_losses.values()
-    assert loss.loss_weight == 17.8
+    assert [*model.distiller.distill_losses] == ['loss_mgd']
+    hook = HOOKS.build(cfg.custom_hooks[-1])
+    assert (hook.ratio, hook.band, hook.interval) == (0.5, 0.1, 50)

@@ -141,6 +141,10 @@ class Guard:
             record, copied, [(t, t._version) for t in tensors_of(record)]
         )
 
+    def gives_original(self, kept: Kept) -> bool:
+        """Whether readers get the record itself, and no copy of it."""
+        return kept.intact and (self._learning or not self.copies)
+
     def hand_out(self, kept: Kept) -> Any:
         """Gives what was recorded.
 
@@ -150,7 +154,7 @@ class Guard:
         Raises:
             OverwrittenRecord: If it was overwritten and there is no copy.
         """
-        if kept.intact and (self._learning or not self.copies):
+        if self.gives_original(kept):
             return kept.original
         if not self.copies:
             self.copies = True
@@ -234,6 +238,21 @@ class DeliveryQueue(deque):
         """Leaves the items behind: they belong to the graph of a step."""
         assert self.maxlen is not None
         return DeliveryQueue(self.maxlen, copy.deepcopy(self.guard, memo))
+
+
+def is_untouched(recorder: Any) -> bool:
+    """Whether the network went on with the very tensors that are recorded.
+
+    Args:
+        recorder (BaseRecorder): The recorder, after a forward.
+
+    Returns:
+        bool: False where a record was overwritten, and readers get a copy.
+    """
+    buffer = recorder.data_buffer
+    return not isinstance(buffer, RecordBuffer) or all(
+        buffer.guard.gives_original(kept) for kept in buffer.kept
+    )
 
 
 def guard_of(owner: Any, source: str) -> Guard:

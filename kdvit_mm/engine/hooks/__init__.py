@@ -1,5 +1,6 @@
 """Hooks."""
 
+from kdvit_mm.engine.hooks.auto_loss_weight_hook import AutoLossWeightHook
 from kdvit_mm.engine.hooks.distill_schedule_hook import (
     DistillationLossDetachHook,
     DistillScheduleHook,
@@ -12,6 +13,7 @@ from kdvit_mm.engine.hooks.knowledge_condensation_hook import (
 from kdvit_mm.engine.hooks.level_selection_hook import LevelSelectionHook
 
 __all__ = [
+    'AutoLossWeightHook',
     'DistillScheduleHook',
     'DistillWatchHook',
     'DistillationLossDetachHook',

@@ -9,6 +9,11 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import nn
 
+from kdvit_mm.engine.distill_losses import (
+    find_distiller,
+    find_losses,
+    find_parts,
+)
 from kdvit_mm.models.utils.checkpoint_kind import unwrapped
 from kdvit_mm.registry import HOOKS
 
@@ -160,6 +165,15 @@ class DistillScheduleHook(Hook):
                 raise ValueError(f'{name}: {schedule}: {error}') from None
         return checked | {'options': options}
 
+    def weighted_losses(self, distiller: ConfigurableDistiller) -> set[str]:
+        """Names of the losses whose weights the schedules change."""
+        return {
+            name
+            for schedule in self.schedules
+            if schedule['type'] != 'stop' and schedule['key'] == 'loss_weight'
+            for name in find_losses(self, schedule['loss'], distiller)
+        }
+
     def before_train(self, runner: Runner) -> None:
         """Finds what the schedules address.
 
@@ -174,13 +188,7 @@ class DistillScheduleHook(Hook):
                 ``calculate_student_loss=False`` leaves no other loss.
         """
         name = type(self).__name__
-        model = unwrapped(runner.model)
-        distiller = getattr(model, 'distiller', None)
-        if not isinstance(distiller, ConfigurableDistiller):
-            raise TypeError(
-                f'{name} needs a distillation algorithm as model, but got '
-                f'{type(model).__name__}. Remove it from custom_hooks.'
-            )
+        distiller = find_distiller(self, runner)
         self._mappings = self._mappings or dict(
             distiller.loss_forward_mappings
         )
@@ -193,16 +201,16 @@ class DistillScheduleHook(Hook):
                     'by_epoch=False, and begin and end in iterations, in '
                     f'the schedule of {schedule["loss"]}.'
                 )
-            losses = self._losses(schedule, distiller)
+            losses = find_losses(self, schedule['loss'], distiller)
             parts: list[nn.Module] = []
             if schedule['type'] != 'stop':
                 key = schedule['key']
                 for loss in losses:
-                    parts += self._parts(loss, key, distiller)
+                    parts += find_parts(self, loss, key, distiller)
                 for part in parts:
                     self._values.setdefault((part, key), getattr(part, key))
             self._targets.append((losses, parts))
-        self._refuse_to_stop_all(runner, model)
+        self._refuse_to_stop_all(runner, unwrapped(runner.model))
 
     def _refuse_to_stop_all(self, runner: Runner, model: Any) -> None:
         """Refuses to stop the only losses that there are."""
@@ -276,40 +284,6 @@ class DistillScheduleHook(Hook):
             if not model.distillation_stopped:
                 runner.logger.info('Distillation has been stopped.')
             model.distillation_stopped = True
-
-    def _losses(
-        self, schedule: dict, distiller: ConfigurableDistiller
-    ) -> list[str]:
-        known = list(distiller.distill_losses)
-        loss = schedule['loss']
-        names = (
-            known if loss == '*' else [loss] if isinstance(loss, str) else loss
-        )
-        for name in names:
-            if name not in known:
-                raise ValueError(
-                    f'{type(self).__name__}: there is no distill loss '
-                    f'"{name}". distiller.distill_losses has '
-                    f'{", ".join(known)}.'
-                )
-        return list(names)
-
-    def _parts(
-        self, name: str, key: str, distiller: ConfigurableDistiller
-    ) -> list[nn.Module]:
-        """The loss if it has the value, or those inside that do."""
-        loss = distiller.distill_losses[name]
-        parts = [
-            part
-            for part in loss.modules()
-            if isinstance(getattr(part, key, None), (int, float))
-        ]
-        if not parts:
-            raise ValueError(
-                f'{type(self).__name__}: {type(loss).__name__} ("{name}") has '
-                f'no {key} to schedule.'
-            )
-        return parts[:1] if parts[0] is loss else parts
 
 
 @HOOKS.register_module()

@@ -9,14 +9,18 @@ from typing import Any
 import torch
 from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from kdvit_mm.models.losses.wrappers.selected_levels import SelectedLevelsLoss
+from kdvit_mm.engine.distill_losses import obstacle_to_measuring
 from kdvit_mm.models.utils.checkpoint_kind import unwrapped
+from kdvit_mm.models.utils.loss_gradients import (
+    TASK,
+    gradients_of,
+    length_of,
+    separate_losses,
+)
 from kdvit_mm.registry import HOOKS
 
 #: Iterations over which a loss must change.
@@ -76,14 +80,11 @@ class DistillWatchHook(Hook):
 
     def _obstacle(self) -> str | None:
         """What a measurement of gradients would interfere with."""
-        losses = self._losses.values()
-        if any(isinstance(loss, SelectedLevelsLoss) for loss in losses):
-            return 'SelectedLevelsLoss measures them itself'
-        wrapper = self._runner.model
-        if is_model_wrapper(wrapper) and not isinstance(
-            wrapper, DistributedDataParallel
-        ):
-            return f'the model is in a {type(wrapper).__name__}'
+        obstacle = obstacle_to_measuring(
+            self._runner.model, [*self._losses.values()]
+        )
+        if obstacle is not None:
+            return obstacle
         # torch's and mmcv's have the same name.
         if get_world_size() > 1 and any(
             type(module).__name__ == 'SyncBatchNorm'
@@ -123,7 +124,7 @@ class DistillWatchHook(Hook):
             # It may diverge: a reason to say now what is known.
             self._judge_ratios(at_least=1)
             return
-        task = norms.pop('', 0.0)
+        task = norms.pop(TASK, 0.0)
         for name, norm in norms.items():
             if _is_off(self._losses[name]):
                 continue
@@ -138,36 +139,15 @@ class DistillWatchHook(Hook):
             self._judge_ratios(at_least=len(FIRST_PROBES))
 
     def _measure(self, losses: Mapping[str, Any]) -> dict[str, float]:
-        """Gradient norms at the student by loss; the task's under ''."""
+        """Gradient norms at the student's parameters by loss."""
         weights = [
             p for p in self._model.student.parameters() if p.requires_grad
         ]
-        terms: dict[str, list[torch.Tensor]] = defaultdict(list)
-        for name, loss in losses.items():
-            if name in self._losses or (
-                name.startswith('student.') and 'loss' in name
-            ):
-                values = [loss] if isinstance(loss, torch.Tensor) else loss
-                terms[name if name in self._losses else ''] += [
-                    value.float().mean() for value in values
-                ]
         scaler = getattr(self._runner.optim_wrapper, 'loss_scaler', None)
-        norms = {}
-        for name, values in terms.items():
-            loss = torch.stack(values).sum()
-            norms[name] = 0.0
-            if not loss.requires_grad:
-                continue
-            # Float16 gradients vanish without the scale that training has.
-            scaled = loss if scaler is None else scaler.scale(loss)
-            with torch.autocast(loss.device.type, enabled=False):
-                grads = torch.autograd.grad(
-                    scaled, weights, retain_graph=True, allow_unused=True
-                )
-            found = [g.float().norm() for g in grads if g is not None]
-            if found:
-                norms[name] = float(torch.stack(found).norm())
-        return norms
+        return {
+            name: length_of(gradients_of(loss, weights, scaler))
+            for name, loss in separate_losses(losses, self._losses).items()
+        }
 
     def _judge_ratios(self, at_least: int) -> None:
         """Looks at the ratios of the last epoch if there are enough."""

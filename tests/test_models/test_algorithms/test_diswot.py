@@ -1,7 +1,10 @@
 import pytest
 import torch
 
-from kdvit_mm.analysis.diswot import relation_distance, semantic_distance
+from kdvit_mm.models.algorithms.diswot import (
+    relation_distance,
+    semantic_distance,
+)
 from tests.golden import parametrize
 from tests.loss_checks import assert_golden
 
