@@ -1,5 +1,5 @@
-"""Hooks of the training loop, and chains of trainings."""
+"""Hooks, loops and optimisers of trainings, and chains of trainings."""
 
-from kdvit_mm.engine import hooks, stages
+from kdvit_mm.engine import hooks, loops, optim, stages
 
-__all__ = ['hooks', 'stages']
+__all__ = ['hooks', 'loops', 'optim', 'stages']

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kdvit_mm.models.losses.wrappers.selected_levels import SelectedLevelsLoss
 from kdvit_mm.models.utils.checkpoint_kind import unwrapped
+from kdvit_mm.models.utils.students import students_of
 from kdvit_mm.registry import HOOKS
 
 #: Iterations over which a loss must change.
@@ -140,7 +141,10 @@ class DistillWatchHook(Hook):
     def _measure(self, losses: Mapping[str, Any]) -> dict[str, float]:
         """Gradient norms at the student by loss; the task's under ''."""
         weights = [
-            p for p in self._model.student.parameters() if p.requires_grad
+            parameter
+            for student in students_of(self._model).values()
+            for parameter in student.parameters()
+            if parameter.requires_grad
         ]
         terms: dict[str, list[torch.Tensor]] = defaultdict(list)
         for name, loss in losses.items():
