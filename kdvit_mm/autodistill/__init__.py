@@ -32,7 +32,7 @@ from kdvit_mm.autodistill.probe import (
     run_probe,
 )
 from kdvit_mm.autodistill.text import Expression, format_config
-from kdvit_mm.catalog import Method, config_root, methods
+from kdvit_mm.catalog import Method, config_root, methods, procedures
 from kdvit_mm.models.utils.cfg_path import resolve_cfg_path
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.models.utils.scope import in_own_scope
@@ -152,6 +152,11 @@ def find_method(name: str, student: Probe, teacher: Probe) -> Method:
         if others
         else f'There is no method "{name}".'
     )
+    if name in procedures():
+        reason = (
+            f'"{name}" is a way of training with configs of its own: see '
+            'docs/ways_of_training.md.'
+        )
     raise ConfigError(
         f'{reason} Methods for {student.task}: {", ".join(known)}.'
     )

@@ -16,6 +16,7 @@ from tests import tiny
 from tests.loss_checks import classification_batch
 from tests.resume_checks import read_config, run, run_in_halves
 from tests.test_engine.test_training import PLAIN, assert_same, train
+from tests.test_tools.test_scripts import run as run_tool
 
 MUTUAL = dict(
     cls='mutual_logits_resnet18-w0.25_resnet18-w0.0625_10e_digits-32',
@@ -233,3 +234,30 @@ def test_a_peer_may_be_the_name_of_a_config():
     assert model.peers.wide.backbone.base_channels == 16
     losses = model(**data(model), mode='loss')
     assert losses['distill.loss_student_wide'] > 0
+
+
+def test_any_student_is_exported(digits, tmp_path):
+    run(read_config(MUTUAL['cls'], digits, tmp_path / 'mutual', 1))
+    checkpoint = tmp_path / 'mutual' / 'epoch_1.pth'
+    state = torch.load(checkpoint, weights_only=False)['state_dict']
+    tool = 'model_converters/export_student.py'
+    for name, prefix in (
+        ('student', 'architecture.'),
+        ('peer', 'peers.peer.'),
+    ):
+        out = tmp_path / f'{name}.pth'
+        done = run_tool(tool, checkpoint, out, '--student', name)
+        assert done.returncode == 0, done.stderr[-2000:]
+        exported = torch.load(out, weights_only=False)
+        for key, value in exported['state_dict'].items():
+            assert torch.equal(value, state[prefix + key])
+        # Its config is an ordinary one, of one student.
+        cfg = Config.fromstring(exported['meta']['cfg'], '.py')
+        assert cfg.val_cfg.type == 'mmengine.ValLoop'
+        assert 'constructor' not in cfg.optim_wrapper
+        assert cfg.optim_wrapper.optimizer.type == 'AdamW'
+        width = dict(student=4, peer=16)[name]
+        assert cfg.model.backbone.base_channels == width
+    done = run_tool(tool, checkpoint, tmp_path / 'no.pth', '--student', 'b')
+    assert done.returncode == 1
+    assert 'no student "b"; besides the first it has peer' in done.stderr
