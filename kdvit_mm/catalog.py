@@ -29,8 +29,8 @@ class Method:
         name (str): What ``METHOD=`` and ``--method`` take.
         title (str): Its name in the paper.
         task (str): One of :data:`TASKS`.
-        kind (str): ``response``, ``feature`` or ``relation``, or
-            ``procedure`` for a way of training that has no distiller.
+        kind (str): ``response``, ``feature`` or ``relation``; ``procedure``
+            for a way of training, whose losses are those of other methods.
         distils (str): What is distilled, a phrase.
         needs (str | None): What it needs, a phrase.
         classes (tuple[str, ...]): Classes as configs write them.
@@ -64,11 +64,6 @@ class Method:
     folder: Path
     facts: Mapping[str, Any] = field(repr=False)
     models: tuple[dict, ...] = field(repr=False)
-
-    @property
-    def is_procedure(self) -> bool:
-        """bool: Whether it is a way of training, without a distiller."""
-        return self.kind == 'procedure'
 
     @property
     def demos(self) -> dict[str, dict[str, str]]:
@@ -170,7 +165,7 @@ def all_methods() -> tuple[Method, ...]:
 
 
 def methods(task: str | None = None) -> dict[str, Method]:
-    """Methods by name.
+    """Methods by name, but for ways of training.
 
     Args:
         task (str | None): One of :data:`TASKS`. Defaults to None, each method
@@ -179,8 +174,26 @@ def methods(task: str | None = None) -> dict[str, Method]:
     Returns:
         dict[str, Method]: The methods, in the order of their titles.
     """
+    return _by_name(task, procedures=False)
+
+
+def procedures(task: str | None = None) -> dict[str, Method]:
+    """Ways of training by name.
+
+    Args:
+        task (str | None): One of :data:`TASKS`. Defaults to None, each for
+            the first task that it has configs for.
+
+    Returns:
+        dict[str, Method]: Their metafiles, in the order of their titles.
+    """
+    return _by_name(task, procedures=True)
+
+
+def _by_name(task: str | None, procedures: bool) -> dict[str, Method]:
     found: dict[str, Method] = {}
     for method in all_methods():
-        if task in (None, method.task):
+        is_procedure = method.kind == 'procedure'
+        if task in (None, method.task) and is_procedure is procedures:
             found.setdefault(method.name, method)
     return found

@@ -38,6 +38,7 @@ BY_PACKAGES = {
     name: found
     for name, found in ENTRIES.items()
     if not name.endswith(('_cifar100', '_cub200'))
+    and found[1]['Metadata']['Kind'] != 'procedure'
 }
 PUBLISHED = [
     name

@@ -28,7 +28,7 @@ from mmengine.runner import Runner
 from prettytable import PrettyTable, TableStyle
 
 from kdvit_mm.analysis.doctor import count_flops
-from kdvit_mm.catalog import methods
+from kdvit_mm.catalog import methods, procedures
 from kdvit_mm.datasets.preparation import data_options, prepare_data
 from kdvit_mm.engine.recipe import read_recipe
 from kdvit_mm.engine.stages import (
@@ -76,8 +76,9 @@ PARTS = {'det': '_fpn', 'seg': '-d8', 'cls': ''}
 def demos(task: str) -> Mapping[str, Mapping[str, str]]:
     """Names of the distillation configs of a task, by method and data."""
     found: dict[str, Mapping[str, str]] = {}
-    for method in methods(TASKS[task]).values():
-        found |= method.demos
+    for known in (methods(TASKS[task]), procedures(TASKS[task])):
+        for method in known.values():
+            found |= method.demos
     return found | ({'mmrazor-cwd': MMRAZOR} if task == 'det' else {})
 
 

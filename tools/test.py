@@ -14,22 +14,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from kdvit_mm.analysis.configs import model_config
+from kdvit_mm.models.ensembles import MERGERS
 from kdvit_mm.models.utils.scope import in_own_scope
 from kdvit_mm.models.utils.student_config import student_config
 from kdvit_mm.processes import leave_process_group
-
-# What merges the predictions of an image where the config does not say it.
-TTA_MODELS: dict[str, dict] = {
-    'mmdet': {
-        'type': 'mmdet.models.DetTTAModel',  # mmengine's registry has it
-        'tta_cfg': {
-            'nms': {'type': 'nms', 'iou_threshold': 0.5},
-            'max_per_img': 100,
-        },
-    },
-    'mmseg': {'type': 'mmseg.SegTTAModel'},
-    'mmpretrain': {'type': 'mmpretrain.AverageClsScoreTTA'},
-}
 
 
 def parse_args() -> argparse.Namespace:
@@ -100,12 +88,12 @@ def use_tta(cfg: Config) -> Config:
     """
     cfg = student_config(cfg)
     scope = find_package(cfg)
-    if scope not in TTA_MODELS and not (
+    if scope not in MERGERS and not (
         cfg.get('tta_model') and cfg.get('tta_pipeline')
     ):
         sys.exit(
             '--tta needs tta_model and tta_pipeline in the config of a '
-            f'model that is not of {", ".join(TTA_MODELS)}.'
+            f'model that is not of {", ".join(MERGERS)}.'
         )
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
@@ -113,7 +101,7 @@ def use_tta(cfg: Config) -> Config:
     dataset.pipeline = cfg.get('tta_pipeline') or flipped(
         dataset.pipeline, scope
     )
-    tta_model = cfg.get('tta_model') or TTA_MODELS[scope]
+    tta_model = cfg.get('tta_model') or MERGERS[scope]
     cfg.model = ConfigDict(tta_model, module=model_config(cfg))
     return cfg
 

@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from kdvit_mm.engine.assistants import small_assistants
 from kdvit_mm.engine.recipe import read_recipe
 from kdvit_mm.engine.stages import (
     Launcher,
@@ -58,6 +59,8 @@ def main() -> None:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     try:
         stages = read_recipe(recipe, work_dir, args.targets)
+        for warning in small_assistants(stages):
+            print(f'Warning: {warning}', file=sys.stderr)
         run_stages(stages, launcher)
     except RecipeError as error:
         print(error, file=sys.stderr)

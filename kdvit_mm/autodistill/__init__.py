@@ -32,7 +32,7 @@ from kdvit_mm.autodistill.probe import (
     run_probe,
 )
 from kdvit_mm.autodistill.text import Expression, format_config
-from kdvit_mm.catalog import Method, config_root, methods
+from kdvit_mm.catalog import Method, config_root, methods, procedures
 from kdvit_mm.models.utils.cfg_path import resolve_cfg_path
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.models.utils.scope import in_own_scope
@@ -158,13 +158,12 @@ def find_method(name: str, student: Probe, teacher: Probe) -> Method:
             'task.'
         )
     known = methods(student.task)
-    procedures = [n for n in known if known[n].is_procedure]
-    if name in procedures:
-        readme = known[name].folder / 'README.md'
+    ways = procedures(student.task)
+    if name in ways:
         raise ConfigError(
-            f'{known[name].title} is a way of training that any distiller '
-            f'goes with. Take another method, and add to its config what '
-            f'{readme} says.'
+            f'{ways[name].title} is a way of training that methods go with. '
+            'Take a method, and see docs/ways_of_training.md and '
+            f'{ways[name].folder / "README.md"} for what it takes.'
         )
     if name in known:
         return known[name]
@@ -175,9 +174,8 @@ def find_method(name: str, student: Probe, teacher: Probe) -> Method:
         if others
         else f'There is no method "{name}".'
     )
-    fitting = [n for n in known if n not in procedures]
     raise ConfigError(
-        f'{reason} Methods for {student.task}: {", ".join(fitting)}.'
+        f'{reason} Methods for {student.task}: {", ".join(known)}.'
     )
 
 
@@ -308,9 +306,7 @@ class _Maker:
             self._explain(adapter, student, teacher)
             return
         others = ', '.join(
-            name
-            for name, method in methods(student.task).items()
-            if name != self.method.name and not method.is_procedure
+            name for name in methods(student.task) if name != self.method.name
         )
         raise ConfigError(
             f'{self.method.title} does not fit {student.kind} under '

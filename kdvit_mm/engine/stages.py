@@ -29,6 +29,8 @@ from kdvit_mm.processes import end_children, start_child
 SCHEME = 'stage://'
 #: What follows the name where the exported student is meant.
 STUDENT = 'student'
+#: What follows it where the checkpoint of an epoch or iteration is meant.
+EARLY = re.compile(r'(epoch|iter)_(\d+)')
 PACKAGE = Path(__file__).resolve().parents[1]
 MIM = PACKAGE / '.mim'
 #: The folder that has the tools: the checkout's, or the one for mim.
@@ -122,23 +124,29 @@ class Need(NamedTuple):
 
     Attributes:
         stage (Stage): The earlier stage.
-        student (bool): Whether its exported student is meant.
+        part (str): 'student' for its exported student, such as 'epoch_5' for
+            an intermediate checkpoint. Defaults to '', the checkpoint that it
+            leaves.
     """
 
     stage: 'Stage'
-    student: bool = False
+    part: str = ''
 
     @property
     def file(self) -> str:
         """The checkpoint."""
-        stage = self.stage
-        return str(stage.student_file) if self.student else stage.checkpoint
+        if self.part == STUDENT:
+            return str(self.stage.student_file)
+        if self.part:
+            return self.stage.early_checkpoint(self.part)
+        return self.stage.checkpoint
 
     @property
     def fingerprint(self) -> str:
         """Stands for the checkpoint before it is there."""
-        kinds = ['best'] if self.stage.keeps == 'best' else []
-        kinds += [STUDENT] if self.student else []
+        kinds = [self.part] if self.part else []
+        if self.stage.keeps == 'best' and not EARLY.fullmatch(self.part):
+            kinds.insert(0, 'best')
         return ':'.join([self.stage.fingerprint, *kinds])
 
 
@@ -180,23 +188,54 @@ class Stage:
             stages (Mapping[str, Stage]): All that it may name.
 
         Raises:
-            RecipeError: If it names another, or a student that is not
-                exported.
+            RecipeError: If it names another, a student that is not exported,
+                or an intermediate checkpoint that is not kept.
         """
         for key, named in find_named(read(self.config, self.options)).items():
             name, _, part = named.partition('/')
-            if name not in stages or part not in ('', STUDENT):
+            where = f'"{self}": {key} is "{SCHEME}{named}", but'
+            early = EARLY.fullmatch(part)
+            if name not in stages or not (part in ('', STUDENT) or early):
                 raise RecipeError(
-                    f'"{self}": {key} is "{SCHEME}{named}", but the stages '
-                    f'are {", ".join(stages)}. Add the stage, or set the key '
-                    "to a file in this stage's options."
+                    f'{where} the stages are {", ".join(stages)}. Add the '
+                    "stage, or set the key to a file in this stage's options."
                 )
-            if part and not stages[name].exports:
+            stage = stages[name]
+            if part == STUDENT and not stage.exports:
                 raise RecipeError(
-                    f'"{self}": {key} is "{SCHEME}{named}", but "{name}" '
-                    'does not export its student: give it "export: true".'
+                    f'{where} "{name}" does not export its student: give it '
+                    '"export: true".'
                 )
-            self.needs[key] = Need(stages[name], bool(part))
+            if early and int(early[2]) not in stage.kept(early[1]):
+                raise RecipeError(
+                    f'{where} "{name}" does not keep this checkpoint: set '
+                    'default_hooks.checkpoint.interval and '
+                    'default_hooks.checkpoint.max_keep_ckpts (-1 for all) in '
+                    'its cfg_options.'
+                )
+            self.needs[key] = Need(stage, part)
+
+    def kept(self, unit: str) -> set[int]:
+        """Finds the intermediate checkpoints that are there at its end.
+
+        Args:
+            unit (str): What they are counted in, 'epoch' or 'iter'.
+
+        Returns:
+            set[int]: Their numbers, as the names of the files have them.
+        """
+        cfg = read(self.config, self.options)
+        hooks = cfg.get('default_hooks') or {}
+        hook = {'interval': -1, 'by_epoch': True, 'max_keep_ckpts': -1}
+        hook |= hooks.get('checkpoint') or {}
+        last = (cfg.get('train_cfg') or {}).get(f'max_{unit}s', 0)
+        if hook['interval'] < 1 or hook['by_epoch'] != (unit == 'epoch'):
+            return set()
+        saved = sorted(
+            {*range(hook['interval'], last, hook['interval']), last}
+        )
+        number = hook['max_keep_ckpts']
+        return {*(saved[-number:] if number > 0 else saved)}
 
     @property
     def checkpoint(self) -> str:
@@ -218,6 +257,23 @@ class Stage:
                 'config; if the file was removed, remove the folder, too.'
             )
         return str(found[0])
+
+    def early_checkpoint(self, name: str) -> str:
+        """An intermediate checkpoint.
+
+        Args:
+            name (str): Such as 'epoch_5'.
+
+        Raises:
+            StageFailed: If it is not there.
+        """
+        file = self.folder / f'{name}.pth'
+        if not file.is_file():
+            raise StageFailed(
+                f'"{self}" has left no {file}. If the file was removed, '
+                'remove the folder, too.'
+            )
+        return str(file)
 
     @property
     def student_file(self) -> Path:

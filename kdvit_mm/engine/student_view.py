@@ -10,8 +10,8 @@ are called by the compatibility patch ``student_view``;
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeAlias
 
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -22,9 +22,17 @@ from torch import nn
 from kdvit_mm.engine.hooks.distill_schedule_hook import (
     refuse_without_student_loss,
 )
+from kdvit_mm.engine.optim import EachStudentConstructor
+from kdvit_mm.engine.optim.each_student import add_rest
 from kdvit_mm.engine.returning_images import NEVER_RETURNS, returning_images
+from kdvit_mm.models.algorithms.self_taught import SelfTaught
 from kdvit_mm.models.losses.relation.crd import CRDLoss
 from kdvit_mm.models.utils.checkpoint_kind import unwrapped
+from kdvit_mm.models.utils.students import students_of
+from kdvit_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+#: An algorithm with a student and a distiller.
+Distillation: TypeAlias = SingleTeacherDistill | SelfTaught
 
 # Hooks that see the student as ``runner.model``, as package and class, so
 # that no package has to be installed. Subclasses count.
@@ -42,6 +50,15 @@ STUDENT_HOOKS = frozenset(
         'mmpretrain.SwAVHook',
         'mmpretrain.SwitchRecipeHook',
         'mmpretrain.WarmupParamHook',
+    }
+)
+# Those of them that may be called for one student after another.
+REPEATABLE = frozenset(
+    {
+        'mmdet.NumClassCheckHook',
+        'mmdet.SetEpochInfoHook',
+        'mmdet.SyncNormHook',
+        'mmpretrain.ClassNumCheckHook',
     }
 )
 # Hooks and loops that cannot work in a distillation, and what to do.
@@ -65,7 +82,7 @@ REFUSED = {
 }
 
 
-def distillation_of(model: nn.Module) -> SingleTeacherDistill | None:
+def distillation_of(model: nn.Module) -> Distillation | None:
     """Finds the distillation algorithm in a runner's model.
 
     Args:
@@ -73,27 +90,27 @@ def distillation_of(model: nn.Module) -> SingleTeacherDistill | None:
             ``MMDistributedDataParallel`` or for test-time augmentation.
 
     Returns:
-        SingleTeacherDistill | None: The algorithm, or None if the model is
-        something else.
+        SingleTeacherDistill | SelfTaught | None: The algorithm, or None if the
+        model is something else.
     """
     inner = unwrapped(model)
-    return inner if isinstance(inner, SingleTeacherDistill) else None
+    return inner if isinstance(inner, Distillation) else None
 
 
 @contextmanager
-def student_view(runner: Runner) -> Iterator[None]:
-    """Makes ``runner.model`` the student of its distillation for a while.
+def student_view(runner: Runner, student: nn.Module) -> Iterator[None]:
+    """Makes ``runner.model`` a student of its distillation for a while.
 
     The student shows the data preprocessor of the algorithm, through which
     the batches pass, so that changes of it take effect.
 
     Args:
         runner (Runner): A runner whose model is a distillation.
+        student (nn.Module): The student.
     """
     model = runner.model
     algorithm = distillation_of(model)
     assert algorithm is not None
-    student = algorithm.student
     own, used = student.data_preprocessor, algorithm.data_preprocessor
     student.data_preprocessor = used
     runner.model = student
@@ -122,6 +139,7 @@ def call_hook(runner: Runner, fn_name: str, **kwargs: Any) -> None:
         _refuse_what_cannot_work(runner)
     if fn_name == 'before_train':
         _check_data(runner)
+    algorithm = distillation_of(runner.model)
     for hook in runner.hooks:
         if not hasattr(hook, fn_name):
             continue
@@ -134,29 +152,32 @@ def call_hook(runner: Runner, fn_name: str, **kwargs: Any) -> None:
             refuse_without_student_loss(
                 runner, hook, 'stop_epoch', hook.stop_epoch
             )
-        sees_student = not STUDENT_HOOKS.isdisjoint(names)
-        view = student_view(runner) if sees_student else _explain(runner, hook)
+        views: list[AbstractContextManager] = [_explain(runner, hook)]
+        if not STUDENT_HOOKS.isdisjoint(names):
+            students = students_of(algorithm).values()
+            views = [student_view(runner, student) for student in students]
         try:
-            with view:
-                getattr(hook, fn_name)(runner, **kwargs)
+            for view in views:
+                with view:
+                    getattr(hook, fn_name)(runner, **kwargs)
         except TypeError as error:
             raise TypeError(f'{error} in {hook}') from None
 
 
 def build_optim_wrapper(
     build: Callable[[nn.Module, dict], OptimWrapper],
-    algorithm: SingleTeacherDistill,
+    algorithm: Distillation,
     cfg: dict,
 ) -> OptimWrapper:
     """Builds the optimiser of a distillation.
 
-    Its groups are those that the configured constructor makes of the student
+    Its groups are those that the configured constructor makes of each student
     alone. All other trainable parameters, such as those of connectors and
     losses, follow as one group with the base learning rate and weight decay.
 
     Args:
         build (Callable): mmengine's ``build_optim_wrapper``.
-        algorithm (SingleTeacherDistill): The distillation.
+        algorithm (SingleTeacherDistill | SelfTaught): The distillation.
         cfg (dict): Config of the optimiser wrapper.
 
     Returns:
@@ -175,37 +196,41 @@ def build_optim_wrapper(
     refuse_names_in_algorithm(
         algorithm, custom_keys, 'optim_wrapper.paramwise_cfg.custom_keys'
     )
-    wrapper = None if several else build(algorithm.student, cfg)
-    if wrapper is None or isinstance(wrapper, OptimWrapperDict):
+    constructor = cfg.get('constructor')
+    if isinstance(constructor, str):
+        constructor = OPTIM_WRAPPER_CONSTRUCTORS.get(constructor)
+    if constructor is EachStudentConstructor:
+        return build(algorithm, cfg)
+    students = students_of(algorithm)
+    wrappers = [] if several else [build(s, cfg) for s in students.values()]
+    if not wrappers or isinstance(wrappers[0], OptimWrapperDict):
         raise ValueError(
             'optim_wrapper has several optimisers'
             f'{" (" + ", ".join(several) + ")" if several else ""}, but a '
             f'{type(algorithm).__name__} is trained by one. Set '
             "optim_wrapper = dict(type='OptimWrapper', optimizer=dict(...)) "
-            'with a constructor that builds a single optimiser.'
+            'with a constructor that builds a single optimiser'
+            + (
+                ", or constructor='kdvit_mm.EachStudentConstructor'."
+                if len(students) > 1
+                else '.'
+            )
         )
-    known = {id(parameter) for parameter in algorithm.student.parameters()}
-    rest = {
-        name: parameter
-        for name, parameter in algorithm.named_parameters()
-        if parameter.requires_grad and id(parameter) not in known
-    }
-    if rest:
-        group: dict[str, Any] = {'params': list(rest.values())}
-        # Since torch 2.6 either all groups have names or none.
-        if 'param_names' in wrapper.optimizer.param_groups[0]:
-            group['param_names'] = list(rest)
-        wrapper.optimizer.add_param_group(group)
+    wrapper, *others = wrappers
+    for other in others:
+        for group in other.optimizer.param_groups:
+            wrapper.optimizer.add_param_group(group)
+    add_rest(wrapper, algorithm, students)
     return wrapper
 
 
 def refuse_names_in_algorithm(
-    algorithm: SingleTeacherDistill, names: Iterable[str], key: str
+    algorithm: Distillation, names: Iterable[str], key: str
 ) -> None:
     """Refuses names that begin with a part of the algorithm.
 
     Args:
-        algorithm (SingleTeacherDistill): The distillation.
+        algorithm (SingleTeacherDistill | SelfTaught): The distillation.
         names (Iterable[str]): Names of modules or parameters.
         key (str): The config key that they are from.
 
@@ -243,6 +268,14 @@ def _names(cls: type) -> frozenset[str]:
 
 
 def _refuse_what_cannot_work(runner: Runner) -> None:
+    several = len(students_of(distillation_of(runner.model))) > 1
+    for hook in runner.hooks if several else ():
+        names = _names(type(hook))
+        if STUDENT_HOOKS & names and not REPEATABLE & names:
+            raise ValueError(
+                f'{type(hook).__name__} changes one model and cannot be used '
+                'with several students. Remove it from custom_hooks.'
+            )
     for thing in (*runner.hooks, runner._val_loop, runner._test_loop):
         for name in REFUSED.keys() & _names(type(thing)):
             raise ValueError(

@@ -195,6 +195,67 @@ def test_a_change_is_one_of_all_that_depends_on_it(tmp_path):
     assert prints[0] != prints[1]
 
 
+def early(folder: Path, part: str, **hook: object) -> Path:
+    """A recipe whose second stage takes an intermediate checkpoint."""
+    recipe = chain(folder, teacher='', student=f'stage://teacher/{part}')
+    (folder / 'teacher.py').write_text(
+        'train_cfg = dict(max_epochs=10, max_iters=900)\n'
+        f'default_hooks = dict(checkpoint=dict({hook}))\n'.replace(
+            'dict({', 'dict(**{'
+        )
+    )
+    return recipe
+
+
+@pytest.mark.parametrize(
+    ('part', 'hook'),
+    [
+        ('epoch_6', dict(interval=1)),
+        ('epoch_6', dict(interval=3)),
+        ('epoch_10', dict(interval=3)),
+        ('epoch_9', dict(interval=1, max_keep_ckpts=2)),
+        ('iter_600', dict(interval=300, by_epoch=False)),
+    ],
+)
+def test_an_intermediate_checkpoint_is_taken(part, hook, tmp_path):
+    recipe = early(tmp_path, part, **hook)
+    teacher, student = read_recipe(recipe, tmp_path / 'out')
+    need = student.needs['model.w0']
+    with pytest.raises(StageFailed, match=f'no .*{part}.pth'):
+        _ = need.file
+    teacher.folder.mkdir(parents=True)
+    (teacher.folder / f'{part}.pth').touch()
+    assert need.file == str(teacher.folder / f'{part}.pth')
+    # Another epoch is another result.
+    other = early(
+        tmp_path,
+        'epoch_1' if 'epoch' in part else 'iter_300',
+        **(
+            hook
+            | dict(interval=1 if 'epoch' in part else 300, max_keep_ckpts=-1)
+        ),
+    )
+    again = read_recipe(other, tmp_path / 'out')[1]
+    assert again.fingerprint != student.fingerprint
+
+
+@pytest.mark.parametrize(
+    ('part', 'hook'),
+    [
+        ('epoch_6', dict(interval=1, max_keep_ckpts=2)),
+        ('epoch_6', dict(interval=4)),
+        ('epoch_6', dict(interval=300, by_epoch=False)),
+        ('epoch_6', dict()),
+        ('epoch_12', dict(interval=1)),
+        ('iter_600', dict(interval=1)),
+    ],
+)
+def test_a_checkpoint_that_is_not_kept_is_refused(part, hook, tmp_path):
+    recipe = early(tmp_path, part, **hook)
+    with pytest.raises(RecipeError, match='"teacher" does not keep this che'):
+        read_recipe(recipe, tmp_path / 'out')
+
+
 def test_outside_a_recipe_a_stage_is_refused():
     with pytest.raises(FileNotFoundError) as error:
         load_checkpoint(nn.Linear(1, 1), 'stage://first')

@@ -39,7 +39,7 @@ def read_config(name: str, data: Path, work_dir: Path, steps: int) -> Config:
     )
     cfg.default_hooks.checkpoint.interval = 1
     cfg.default_hooks.logger.interval = 1
-    if 'distiller' in cfg.model:
+    if 'teacher' in cfg.model:
         cfg.model.teacher_ckpt = None
     cfg.work_dir = str(work_dir)
     cfg.log_level = 'WARNING'

@@ -26,6 +26,7 @@ from kdvit_mm.catalog import (
     all_methods,
     config_root,
     methods,
+    procedures,
 )
 
 ROOT = config_root().parent
@@ -149,6 +150,7 @@ def parts(file: Path) -> str:
             code(method.distillers),
         ]
         for method in all_methods()
+        if method.kind != 'procedure'
     ]
     return table([*header, 'Distillers'], rows)
 
@@ -156,7 +158,7 @@ def parts(file: Path) -> str:
 def choices(file: Path, task: str) -> str:
     """What decides between the methods for a task, one row for each."""
     header = ['Method', '`--method`', 'Kind', 'Distils', 'Needs']
-    found = [m for m in methods(task).values() if not m.is_procedure]
+    found = methods(task).values()
     rows = [
         [
             link(method.title, method.folder / 'README.md', file),
@@ -177,11 +179,28 @@ def choices(file: Path, task: str) -> str:
     return table(header, rows)
 
 
+def ways(file: Path) -> str:
+    """The ways of training, one row for each task."""
+    header = ['Way of training', 'Task', '`METHOD=`', 'Distils', 'Needs']
+    rows = [
+        [
+            link(method.title, method.folder / 'README.md', file),
+            method.task.lower(),
+            code([method.name]),
+            method.distils,
+            method.needs or DASH,
+        ]
+        for task in TASKS
+        for method in procedures(task).values()
+    ]
+    return table(header, sorted(rows))
+
+
 def pairs(file: Path) -> str:
     """Pairs of teacher and student with the methods that have a config."""
     rows: dict[tuple[int, str, str], dict[str, str]] = {}
     for method in all_methods():
-        for model in method.models:
+        for model in method.models if method.kind != 'procedure' else ():
             facts = model['Metadata']
             if 'Student' not in facts:
                 continue
@@ -262,7 +281,7 @@ def demos(file: Path) -> str:
     """What ``make demo`` can be told to run."""
     rows = []
     for task, flag in zip(TASKS, ('', 'TASK=seg ', 'TASK=cls '), strict=True):
-        for method in methods(task).values():
+        for method in (*methods(task).values(), *procedures(task).values()):
             for name, demo in method.demos.items():
                 configs = (
                     link(data, file.with_name(f'{config}.py'), file)
@@ -320,7 +339,7 @@ def table_rows(file: Path, task: str, network: str, title: str) -> str:
     data = file.stem.split('_')[1]
     rows = ''
     for method in methods(task).values():
-        if method.is_procedure or not method.paper:
+        if not method.paper:
             continue
         for demo in method.demos.values():
             config = demo.get(data, '')
@@ -342,6 +361,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     'methods-zh': partial(overview, chinese=True),
     'parts': parts,
     'pairs': pairs,
+    'ways': ways,
     **{f'choices-{t.lower()}': partial(choices, task=t) for t in TASKS},
     'configs': configs,
     'demos': demos,

@@ -1,4 +1,4 @@
-"""Takes the student out of a distillation checkpoint.
+"""Takes a student out of a distillation checkpoint.
 
 The result is an ordinary mmdet, mmseg or mmpretrain checkpoint for an
 ordinary config, which it holds too. It is loaded strictly before it is
@@ -31,42 +31,56 @@ def parse_args() -> argparse.Namespace:
         help='plain config of the student to check against; without it the '
         'student of the distillation config in the checkpoint is used',
     )
+    parser.add_argument(
+        '--student',
+        default='student',
+        help='which of the students of a MutualDistill, a key of model.peers; '
+        'the first if not given',
+    )
     return parser.parse_args()
 
 
-def plain_config(checkpoint: dict, config: str | None) -> Config:
+def plain_config(checkpoint: dict, config: str | None, name: str) -> Config:
     """Finds the plain config of the student.
 
     Args:
         checkpoint (dict): The distillation checkpoint.
         config (str | None): File of a plain config, or None to take the
             student of the checkpoint's own config.
+        name (str): Which student.
 
     Returns:
         Config: The plain config.
     """
     if config is not None:
-        return student_config(Config.fromfile(config))
+        return student_config(Config.fromfile(config), name)
     text = checkpoint.get('meta', {}).get('cfg')
     if text is None:
         sys.exit(
             'the checkpoint holds no config: give the plain config of '
             'the student with --config.'
         )
-    return student_config(Config.fromstring(text, '.py'))
+    return student_config(Config.fromstring(text, '.py'), name)
 
 
 def main() -> None:
     """Exports, checks and writes the student."""
     args = parse_args()
     checkpoint = _load_checkpoint(args.checkpoint, map_location='cpu')
-    state = student_weights(checkpoint.get('state_dict', checkpoint))
+    weights = checkpoint.get('state_dict', checkpoint)
+    state = student_weights(weights, args.student)
+    peers = {key.split('.')[1] for key in weights if key.startswith('peers.')}
+    if args.student != 'student' and not state:
+        sys.exit(
+            f'{args.checkpoint} has no student "{args.student}"; besides the '
+            f'first it has {", ".join(sorted(peers)) or "none"}.'
+        )
     if not state:
         sys.exit(
             f'{args.checkpoint} has no "{STUDENT}" weights: it is not a '
             'distillation checkpoint, and may be a student already.'
         )
-    cfg = plain_config(checkpoint, args.config)
+    cfg = plain_config(checkpoint, args.config, args.student)
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     try:
         MODELS.build(model_config(cfg)).load_state_dict(state)

@@ -9,8 +9,9 @@ Since: mmrazor 1.0.
 Can go: when mmengine asks the model which part of it hooks and constructors
 are for.
 
-Only runners of a ``SingleTeacherDistill`` or a subclass are affected. The work
-is done in :mod:`kdvit_mm.engine.student_view`.
+Only runners of mmrazor's ``SingleTeacherDistill``, this package's algorithms
+and their subclasses are affected. The work is done in
+:mod:`kdvit_mm.engine.student_view`.
 """
 
 import functools
@@ -74,11 +75,13 @@ def _on_student(turn_on: Callable) -> Callable:
         from kdvit_mm.engine import student_view
 
         algorithm = student_view.distillation_of(model)
+        parts = [model]
         if algorithm is not None:
             names = [modules] if isinstance(modules, str) else modules
             key = turn_on.__name__.removeprefix('turn_on_')
             student_view.refuse_names_in_algorithm(algorithm, names, key)
-            model = algorithm.student
-        turn_on(model, modules)
+            parts = [*student_view.students_of(algorithm).values()]
+        for part in parts:
+            turn_on(part, modules)
 
     return turn_on_in_student

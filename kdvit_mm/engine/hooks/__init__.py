@@ -6,6 +6,7 @@ from kdvit_mm.engine.hooks.distill_schedule_hook import (
     DistillScheduleHook,
 )
 from kdvit_mm.engine.hooks.distill_watch_hook import DistillWatchHook
+from kdvit_mm.engine.hooks.ema_teacher_hook import EMATeacherHook
 from kdvit_mm.engine.hooks.epoch_seed_hook import EpochSeedHook
 from kdvit_mm.engine.hooks.knowledge_condensation_hook import (
     KnowledgeCondensationHook,
@@ -17,6 +18,7 @@ __all__ = [
     'DistillScheduleHook',
     'DistillWatchHook',
     'DistillationLossDetachHook',
+    'EMATeacherHook',
     'EpochSeedHook',
     'KnowledgeCondensationHook',
     'LevelSelectionHook',

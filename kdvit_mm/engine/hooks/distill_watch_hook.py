@@ -21,6 +21,7 @@ from kdvit_mm.models.utils.loss_gradients import (
     length_of,
     separate_losses,
 )
+from kdvit_mm.models.utils.students import students_of
 from kdvit_mm.registry import HOOKS
 
 #: Iterations over which a loss must change.
@@ -141,7 +142,10 @@ class DistillWatchHook(Hook):
     def _measure(self, losses: Mapping[str, Any]) -> dict[str, float]:
         """Gradient norms at the student's parameters by loss."""
         weights = [
-            p for p in self._model.student.parameters() if p.requires_grad
+            parameter
+            for student in students_of(self._model).values()
+            for parameter in student.parameters()
+            if parameter.requires_grad
         ]
         scaler = getattr(self._runner.optim_wrapper, 'loss_scaler', None)
         return {

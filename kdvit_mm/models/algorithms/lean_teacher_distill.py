@@ -7,10 +7,8 @@ from itertools import chain
 from typing import Any
 
 import torch
-from mmengine.dist import get_world_size
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 from mmrazor.models.algorithms import SingleTeacherDistill
 from mmrazor.models.task_modules.recorder.module_outputs_recorder import (
@@ -28,10 +26,12 @@ from kdvit_mm.models.recorders.module import ModuleRecorder
 from kdvit_mm.models.recorders.module_tuple import sources_of
 from kdvit_mm.models.utils.cfg_path import resolve_cfg_path
 from kdvit_mm.models.utils.explain import explain_failure, missing_record
+from kdvit_mm.models.utils.idle_terms import idle_terms
 from kdvit_mm.models.utils.last_record import until_last_record
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.models.utils.samples import own_samples, without_truth
-from kdvit_mm.models.utils.scope import in_own_scope
+from kdvit_mm.models.utils.scope import in_own_scope, in_plugin_scope
+from kdvit_mm.models.utils.students import build_student
 from kdvit_mm.models.utils.teacher_cache import TeacherCache
 from kdvit_mm.models.utils.teacher_weights import (
     compile_parts,
@@ -139,21 +139,16 @@ class LeanTeacherDistill(SingleTeacherDistill):
                 "write 'bfloat16' or 'float16'."
             )
         # Built first, as the student alone would be, from the same stream.
-        if isinstance(architecture, dict):
-            architecture = in_own_scope(architecture)
-            if 'data_preprocessor' not in architecture:
-                # The runner hands a preprocessor at the config's top level to
-                # the algorithm; the student knows its type and scope.
-                architecture['data_preprocessor'] = data_preprocessor
-                data_preprocessor = None
-            architecture = MODELS.build(architecture)
+        architecture, data_preprocessor = build_student(
+            architecture, data_preprocessor
+        )
         if isinstance(teacher, dict):
             teacher = in_own_scope(teacher)
         seed = torch.initial_seed()
         with isolated_rng(seed):
             super().__init__(
                 architecture=architecture,
-                distiller=_in_plugin_scope(distiller),
+                distiller=in_plugin_scope(distiller),
                 teacher=teacher,
                 student_trainable=student_trainable,
                 calculate_student_loss=calculate_student_loss,
@@ -261,7 +256,7 @@ class LeanTeacherDistill(SingleTeacherDistill):
         """
         if self.distillation_stopped:
             losses = self._student_loss(batch_inputs, data_samples)
-            return losses | self._idle_terms({})
+            return losses | idle_terms(self.distiller, {})
         seed = self._next_seed()
         try:
             return self._losses(seed, batch_inputs, data_samples)
@@ -287,37 +282,9 @@ class LeanTeacherDistill(SingleTeacherDistill):
                 ) from error
         losses.update(add_prefix(distill_losses, 'distill'))
         losses.update(facts)
-        return losses | self._idle_terms(self.distiller.loss_forward_mappings)
-
-    def _idle_terms(
-        self, mappings: dict[str, dict]
-    ) -> dict[str, torch.Tensor]:
-        """A 0 with all parameters that no loss of ``mappings`` uses.
-
-        DistributedDataParallel waits for every parameter's gradient, those of
-        stopped losses and their connectors, too.
-        """
-        if get_world_size() == 1:
-            return {}
-        connectors = {
-            record.get('connector')
-            for mapping in mappings.values()
-            for record in mapping.values()
-        }
-        idle = [
-            parameter
-            for modules, used in (
-                (self.distiller.distill_losses, mappings),
-                (self.distiller.connectors, connectors),
-            )
-            for name, module in modules.items()
-            if name not in used
-            for parameter in module.parameters()
-            if parameter.requires_grad
-        ]
-        if not idle:
-            return {}
-        return {'distill.loss_idle': sum(0 * p.sum() for p in idle)}
+        return losses | idle_terms(
+            self.distiller, self.distiller.loss_forward_mappings
+        )
 
     def _student_loss(self, *batch: Any) -> dict[str, torch.Tensor]:
         trains = self.student_trainable or self.calculate_student_loss
@@ -470,17 +437,6 @@ class LeanTeacherDistill(SingleTeacherDistill):
         if weights and self.teacher_in_checkpoint:
             self.teacher.load_state_dict(weights)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-
-def _in_plugin_scope(distiller: dict) -> dict:
-    """Lets a distiller be named without scope in a config of any scope.
-
-    In the scope mmrazor the names keep the meaning that they have there.
-    """
-    current = DefaultScope.get_current_instance()
-    if current is not None and current.scope_name == 'mmrazor':
-        return distiller
-    return type(distiller)({'_scope_': 'kdvit_mm', **distiller})
 
 
 def _add_teacher(

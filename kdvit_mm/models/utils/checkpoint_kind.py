@@ -109,17 +109,22 @@ def count_fitting(model: nn.Module, state: Mapping[str, Any]) -> int:
     )
 
 
-def student_weights(state: Mapping[str, Any]) -> OrderedDict[str, Any]:
-    """Takes the student's weights out of a distillation checkpoint.
+def student_weights(
+    state: Mapping[str, Any], name: str = 'student'
+) -> OrderedDict[str, Any]:
+    """Takes a student's weights out of a distillation checkpoint.
 
     Args:
         state (Mapping[str, Any]): State dict of the checkpoint.
+        name (str): One of the peers of a ``MutualDistill``. Defaults to
+            'student', the student, of several the first.
 
     Returns:
         OrderedDict[str, Any]: The weights by their names in the student
-        alone; empty if it is not a distillation checkpoint.
+        alone; empty if it is not a distillation checkpoint, or has no such
+        peer.
     """
-    return _renamed(state, STUDENT)
+    return _renamed(state, STUDENT if name == 'student' else f'peers.{name}.')
 
 
 def _renamed(state: Mapping[str, Any], prefix: str) -> OrderedDict[str, Any]:

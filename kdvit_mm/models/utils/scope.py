@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import DefaultScope
 from mmengine.utils import get_object_from_string
 
 from kdvit_mm.registry import MODELS, SCOPE
@@ -65,3 +66,20 @@ def _package_with(name: str) -> str:
 def _without(scope: str, kind: str) -> str:
     name = kind.removeprefix(f'{scope}.')
     return kind if '.' in name else name
+
+
+def in_plugin_scope(distiller: dict) -> dict:
+    """Lets a distiller be named without scope in a config of any scope.
+
+    In the scope mmrazor the names keep the meaning that they have there.
+
+    Args:
+        distiller (dict): Config of a distiller.
+
+    Returns:
+        dict: A copy with the scope, or itself in the scope mmrazor.
+    """
+    current = DefaultScope.get_current_instance()
+    if current is not None and current.scope_name == 'mmrazor':
+        return distiller
+    return type(distiller)({'_scope_': SCOPE, **distiller})

@@ -30,29 +30,41 @@ def is_distillation(cfg: Config | ConfigDict) -> bool:
     )
 
 
-def student_model(cfg: Config | ConfigDict) -> ConfigDict:
-    """Takes the student's model out of a distillation config.
+def student_model(
+    cfg: Config | ConfigDict, name: str = 'student'
+) -> ConfigDict:
+    """Takes a student's model out of a distillation config.
 
     Args:
         cfg (Config | ConfigDict): The config.
+        name (str): One of the peers of a ``MutualDistill``. Defaults to
+            'student', the student, of several the first.
 
     Returns:
         ConfigDict: Config of the student alone, in its own scope and with the
         data preprocessor that it has in the distillation.
     """
-    student = in_own_scope(cfg.model.architecture)
+    first = in_own_scope(cfg.model.architecture)
     # The runner gives the algorithm the preprocessor of the top level.
     given = cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
     if given:
-        student['data_preprocessor'] = given
-    return copy.deepcopy(resolve_cfg_path(student))
+        first['data_preprocessor'] = given
+    first = copy.deepcopy(resolve_cfg_path(first))
+    if name == 'student':
+        return first
+    peer = copy.deepcopy(resolve_cfg_path(cfg.model.peers[name]))
+    # All students see what the first one's leaves.
+    peer.data_preprocessor = first.get('data_preprocessor')
+    return peer
 
 
-def student_config(cfg: Config) -> Config:
-    """Turns a distillation config into the student's own.
+def student_config(cfg: Config, name: str = 'student') -> Config:
+    """Turns a distillation config into a student's own.
 
     Args:
         cfg (Config): Any config; it is left as it is.
+        name (str): One of the peers of a ``MutualDistill``. Defaults to
+            'student', the student, of several the first.
 
     Returns:
         Config: The same config, if it is not a distillation; else a copy whose
@@ -63,10 +75,26 @@ def student_config(cfg: Config) -> Config:
     if not is_distillation(cfg):
         return cfg
     plain = copy.deepcopy(cfg)
-    plain.model = student_model(cfg)
+    plain.model = student_model(cfg, name)
+    _train_one(plain, name)
     _drop_hooks(plain)
     _name_loading(plain)
     return plain
+
+
+def _train_one(cfg: Config, name: str) -> None:
+    """Replaces the loop and the constructor that are for several students."""
+    loop = cfg.get('val_cfg') or {}
+    if _class_name(loop.get('type')) == 'EachStudentValLoop':
+        loop['type'] = 'mmengine.ValLoop'
+    wrapper = cfg.get('optim_wrapper') or {}
+    if _class_name(wrapper.get('constructor')) == 'EachStudentConstructor':
+        del wrapper['constructor']
+        cfg.optim_wrapper = wrapper.get(name, wrapper)
+
+
+def _class_name(kind: Any) -> str:
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def _name_loading(cfg: Config) -> None:

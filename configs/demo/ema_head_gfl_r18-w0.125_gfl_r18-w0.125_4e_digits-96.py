@@ -1,0 +1,27 @@
+# The teacher is the moving average of the student.
+_base_ = [
+    './gfl_r18-w0.125_fpn_4e_digits-96.py',
+    '../_base_/distillers/kd_gfl_small.py',
+]
+model = dict(
+    _delete_=True,
+    _scope_='kdvit_mm',
+    type='LeanTeacherDistill',
+    architecture=_base_.model,
+    teacher=_base_.model,
+    teacher_in_checkpoint=True,
+    distiller=_base_.distiller)
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='kdvit_mm.EMATeacherHook', momentum=0.02),
+    dict(
+        type='kdvit_mm.DistillScheduleHook',
+        schedules=[
+            dict(
+                loss='loss_kd',
+                type='linear',
+                start_factor=0,
+                begin=0,
+                end=1)
+        ]),
+]
