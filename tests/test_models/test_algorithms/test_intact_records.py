@@ -226,8 +226,6 @@ def detr_pair(source: str, recorder: str = 'ModuleOutputs'):
             ),
         ),
     )
-    # Until then, the embeddings of the levels are whatever the memory held.
-    algorithm.init_weights()
     data = algorithm.data_preprocessor(tiny.detection_batch(size=64), True)
     return algorithm, data
 
