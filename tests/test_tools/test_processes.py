@@ -23,7 +23,6 @@ HEAD = f"""
 import os, runpy, signal, subprocess, sys, time
 lib = runpy.run_path({str(ROOT / 'kdvit_mm' / 'processes.py')!r})
 start_child, end_children = lib['start_child'], lib['end_children']
-end_children.__globals__['STOP_SECONDS'] = 1
 """
 PARENT = """
 lib['stop_on_signals']()
@@ -78,12 +77,16 @@ def wait_until_gone(pids: list[int], seconds: float) -> list[int]:
     return [pid for pid in pids if is_alive(pid)]
 
 
-def family(end: str = 'worker.kill()', **options) -> tuple:
+def family(
+    end: str = 'worker.kill()', stop_seconds: float = 60, **options
+) -> tuple:
     """A parent, and the ids of its child and of the child's worker."""
     child = HEAD + CHILD.format(end=end)
+    waits = f"end_children.__globals__['STOP_SECONDS'] = {stop_seconds}\n"
     parent = subprocess.Popen(
         [
-            sys.executable, '-c', HEAD + PARENT, sys.executable, '-c', child,
+            sys.executable, '-c', HEAD + waits + PARENT,
+            sys.executable, '-c', child,
         ],
         stdout=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
@@ -95,7 +98,7 @@ def family(end: str = 'worker.kill()', **options) -> tuple:
 def test_children_end_with_their_parent(name):
     parent, pids = family()
     parent.send_signal(getattr(signal, name))
-    output = parent.communicate(timeout=10)[0].split()
+    output = parent.communicate(timeout=60)[0].split()
     number = 128 + getattr(signal, name)
     assert parent.returncode == number
     assert output == ['said:', 'SIGTERM', '143']
@@ -104,16 +107,16 @@ def test_children_end_with_their_parent(name):
 
 def test_what_does_not_stop_is_killed():
     """With its workers, which it leaves behind."""
-    parent, pids = family('time.sleep(1000)')
+    parent, pids = family('time.sleep(1000)', stop_seconds=1)
     parent.terminate()
-    assert parent.communicate(timeout=10)[0].split()[-1] == '-9'
+    assert parent.communicate(timeout=60)[0].split()[-1] == '-9'
     assert not wait_until_gone(pids, 1)
 
 
 def test_children_of_a_killed_parent_end():
     parent, pids = family()
     parent.kill()
-    parent.communicate(timeout=10)
+    parent.communicate(timeout=60)
     assert not wait_until_gone(pids, 10)
 
 
@@ -129,7 +132,7 @@ def test_signals_that_the_shell_has_turned_off():
     time.sleep(0.3)
     assert parent.poll() is None and all(map(is_alive, pids))
     parent.send_signal(signal.SIGINT)
-    parent.communicate(timeout=10)
+    parent.communicate(timeout=60)
     assert parent.returncode == 130 and not wait_until_gone(pids, 0)
 
 
