@@ -46,7 +46,7 @@ class Foretelling:
         return found
 
     def markdown(self) -> str:
-        """Both tables in Markdown, flops and params in millions."""
+        """A page in Markdown: the correlations, then the students."""
         students = PrettyTable(['student', self.metric, *NUMBERS], align='r')
         for student in sorted(self.students, key=lambda s: -s['reached']):
             numbers = [rounded(student[key]) for key in NUMBERS]
@@ -57,7 +57,11 @@ class Foretelling:
             taus.add_row([key, f'{tau:.2f}', f'{p_value:.2g}'])
         for table in (students, taus):
             table.set_style(TableStyle.MARKDOWN)
-        return f'{taus}\n\n{students}\n'
+        return (
+            f'# What foretells the {self.metric} of a student\n\n{taus}\n\n'
+            'FLOPs and parameters are in millions; of relation and semantic, '
+            f'the smaller is the better.\n\n{students}\n'
+        )
 
 
 def foretell(cfg: Config, run: TableRun) -> Foretelling:
