@@ -10,6 +10,7 @@ model = dict(
     teacher=dict(
         cfg_path='mmdet::gfl/gfl_r101_fpn_ms-2x_coco.py',
         backbone=dict(init_cfg=None)),
+    draws=4,
     maps='backbone',
     classifier='bbox_head.gfl_cls',
     mutator=dict(
@@ -35,11 +36,12 @@ model = dict(
 train_cfg = dict(
     _delete_=True,
     type='kdvit_mm.StudentSearchLoop',
-    max_epochs=5,
+    max_epochs=4,
     num_candidates=10,
     top_k=4,
-    num_mutation=4,
-    num_crossover=4,
+    num_mutation=3,
+    num_crossover=3,
+    mutate_prob=0.5,
     constraints_range=dict(params=(0, 17)))
 train_dataloader = dict(batch_size=16)
 val_dataloader = val_cfg = val_evaluator = None

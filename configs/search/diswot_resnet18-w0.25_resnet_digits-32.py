@@ -1,4 +1,4 @@
-# DisWOT among 12 ResNets for the digits, by depth and width.
+# DisWOT among 24 ResNets for the digits, by depth and width.
 _base_ = './resnet8-w0.25_10e_digits-32.py'
 import mmengine
 
@@ -15,7 +15,7 @@ model = dict(
         choices=dict(
             depth={
                 str(depth): {'backbone.depth': depth}
-                for depth in (8, 14, 20)
+                for depth in (8, 14, 20, 26)
             },
             width={
                 str(width): {
@@ -23,17 +23,19 @@ model = dict(
                     'backbone.stem_channels': width,
                     'head.in_channels': 4 * width,
                 }
-                for width in (2, 4, 8, 12)
+                for width in (2, 4, 6, 8, 12, 16)
             })))
 train_cfg = dict(
     _delete_=True,
     type='kdvit_mm.StudentSearchLoop',
-    max_epochs=5,
+    max_epochs=4,
     num_candidates=10,
     top_k=4,
-    num_mutation=4,
-    num_crossover=4,
-    constraints_range=dict(params=(0, 0.05)))
+    num_mutation=3,
+    num_crossover=3,
+    mutate_prob=0.5,
+    # Millions, a seventh of the teacher's.
+    constraints_range=dict(params=(0, 0.1)))
 # Nothing is validated.
 val_dataloader = val_cfg = val_evaluator = None
 test_dataloader = test_cfg = test_evaluator = None

@@ -41,6 +41,11 @@ def search_student(cfg: Config) -> StudentSearchLoop:
     return runner.train_loop
 
 
+def rounded(number: float) -> str:
+    """Writes a number with four digits, or all before the point."""
+    return f'{number:.4g}' if abs(number) < 1e4 else f'{number:.0f}'
+
+
 def ranking_table(ranking: Sequence[Mapping[str, Any]]) -> PrettyTable:
     """Makes a table of scored students, flops and params in millions.
 
@@ -54,7 +59,7 @@ def ranking_table(ranking: Sequence[Mapping[str, Any]]) -> PrettyTable:
     table = PrettyTable(['rank', *names, *NUMBERS], align='r')
     for rank, found in enumerate(ranking, 1):
         choices = [found['choices'][name] for name in names]
-        numbers = [f'{found[key]:.4g}' for key in NUMBERS]
+        numbers = [rounded(found[key]) for key in NUMBERS]
         table.add_row([rank, *choices, *numbers])
     return table
 
@@ -83,7 +88,7 @@ def write_student(
     choices = ', '.join(f'{k} {v}' for k, v in found['choices'].items())
     out.write_text(
         f'# {choices}: found by tools/search_student.py, score '
-        f'{found["score"]:.4g},\n# {found["flops"]:.4g} MFLOPs, '
-        f'{found["params"]:.4g} M parameters.\n'
+        f'{rounded(found["score"])},\n# {rounded(found["flops"])} MFLOPs, '
+        f'{rounded(found["params"])} M parameters.\n'
         + format_config({'_base_': base, 'model': model}, {})
     )

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from prettytable import PrettyTable, TableStyle
 from scipy.stats import kendalltau
 
-from kdvit_mm.analysis.student_search import NUMBERS
+from kdvit_mm.analysis.student_search import NUMBERS, rounded
 from kdvit_mm.benchmark.report import make_lines
 from kdvit_mm.benchmark.run import TableRun
 from kdvit_mm.benchmark.table import TableError
@@ -46,10 +46,10 @@ class Foretelling:
         return found
 
     def markdown(self) -> str:
-        """Both tables in Markdown, flops and params in millions."""
+        """A page in Markdown: the correlations, then the students."""
         students = PrettyTable(['student', self.metric, *NUMBERS], align='r')
         for student in sorted(self.students, key=lambda s: -s['reached']):
-            numbers = [f'{student[key]:.4g}' for key in NUMBERS]
+            numbers = [rounded(student[key]) for key in NUMBERS]
             reached = f'{student["reached"]:.1f}'
             students.add_row([student['name'], reached, *numbers])
         taus = PrettyTable(['foretold by', "Kendall's τ", 'p'], align='r')
@@ -57,7 +57,11 @@ class Foretelling:
             taus.add_row([key, f'{tau:.2f}', f'{p_value:.2g}'])
         for table in (students, taus):
             table.set_style(TableStyle.MARKDOWN)
-        return f'{taus}\n\n{students}\n'
+        return (
+            f'# What foretells the {self.metric} of a student\n\n{taus}\n\n'
+            'FLOPs and parameters are in millions; of relation and semantic, '
+            f'the smaller is the better.\n\n{students}\n'
+        )
 
 
 def foretell(cfg: Config, run: TableRun) -> Foretelling:
@@ -84,7 +88,9 @@ def foretell(cfg: Config, run: TableRun) -> Foretelling:
         )
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     runner = Runner.from_cfg(cfg)
-    loop = runner.build_train_loop(cfg.train_cfg)
+    # All rows are scored, also those that the search may not choose.
+    search = {**cfg.train_cfg, 'constraints_range': None}
+    loop = runner.build_train_loop(search)
     assert isinstance(loop, StudentSearchLoop)
     loop.see_batch()
     students = []

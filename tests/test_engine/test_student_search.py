@@ -104,6 +104,10 @@ def test_ranks_what_it_scored(tmp_path):
         model = MODELS.build(loop.model.mutator.model_config(found['choices']))
         params = sum(p.numel() for p in model.parameters())
         assert found['params'] == pytest.approx(params / 1e6, rel=1e-6)
+    # The best have descendants, each once.
+    assert [c['width'] for c in loop.top_k_candidates.subnets] == [
+        x['choices']['width'] for x in ranking[:2]
+    ]
     flops = {x['choices']['width']: x['flops'] for x in ranking}
     assert 12 < flops['8'] / flops['2'] < 16
 
@@ -160,6 +164,7 @@ def test_no_student_within_constraints(tmp_path):
     ('change', 'error', 'words'),
     [
         (dict(constraints_range=dict(speed=(0, 1))), ValueError, 'speed'),
+        (dict(num_mutation=6), ValueError, 'num_mutation=6 and num_cross'),
         (
             dict(model=dict(maps='neck.0')),
             ValueError,

@@ -24,7 +24,8 @@ class StudentSearchLoop(EvolutionSearchLoop):
     candidates. Its candidates are parts of a supernet, whose accuracy is
     validated; here they are models of their own, which are built, scored on
     the first training batch, and dropped. A student is scored once however
-    often it comes up. It takes minutes, so that nothing is saved on the way.
+    often it comes up, and the best are different ones. It takes minutes, so
+    that nothing is saved on the way.
 
     Args:
         runner (Runner): The runner.
@@ -50,9 +51,10 @@ class StudentSearchLoop(EvolutionSearchLoop):
             ``semantic``, ``flops`` and ``params``.
 
     Raises:
-        TypeError: If the model is not a :class:`DisWOT`.
-        ValueError: If there are several processes, a constraint is not known
-            or, when it runs, no student fits the constraints.
+        TypeError: If the model is not a :class:`DisWOT`, or there are several
+            processes.
+        ValueError: If a constraint is not known, there are more descendants
+            than candidates or, when it runs, no student fits the constraints.
     """
 
     def __init__(
@@ -80,6 +82,12 @@ class StudentSearchLoop(EvolutionSearchLoop):
             raise ValueError(
                 f'StudentSearchLoop: constraints_range has {min(unknown)}; it '
                 'may have flops and params.'
+            )
+        if num_mutation + num_crossover > num_candidates:
+            raise ValueError(
+                f'StudentSearchLoop: num_mutation={num_mutation} and '
+                f'num_crossover={num_crossover} are more together than '
+                f'num_candidates={num_candidates}.'
             )
         super().__init__(
             runner,
@@ -123,16 +131,16 @@ class StudentSearchLoop(EvolutionSearchLoop):
             dict[str, float]: What :attr:`ranking` has of it but the choices;
             without a score if it does not fit the constraints.
         """
-        found: dict[str, float] = self.estimator.estimate(
-            self.model.build(config),
-            # Raw numbers: mmrazor rounds what it converts.
-            flops_params_cfg={
-                'input_shape': (1, *self.model.image_size),
-                'units': None,
-            },
+        student = self.model.build(config)
+        size = (1, *self.model.image_size)
+        # mmrazor would round, and count the parameters of a head per level.
+        counted = self.estimator.estimate(
+            student, flops_params_cfg={'input_shape': size, 'units': None}
         )
-        for key in ('flops', 'params'):
-            found[key] /= 1e6
+        found: dict[str, float] = {
+            'flops': counted['flops'] / 1e6,
+            'params': sum(p.numel() for p in student.parameters()) / 1e6,
+        }
         if self._fits(found):
             found |= self.model.score(config)
         return found
@@ -171,14 +179,25 @@ class StudentSearchLoop(EvolutionSearchLoop):
                 f'has flops={found["flops"]:.4g} and '
                 f'params={found["params"]:.4g}, in millions.'
             )
-        resources = {key: found[key] for key in ('flops', 'params', 'latency')}
+        resources = {key: found[key] for key in ('flops', 'params')}
         return 'score' in found, resources
 
     def update_candidates_scores(self) -> None:
-        """Gives the candidates their scores, which mmrazor would round."""
-        for index, choices in enumerate(self.candidates.subnets):
-            score = self.examine(choices)['score']
-            self.candidates.set_resource(index, score, 'score')
+        """Gives new candidates their scores, and drops what came up before.
+
+        mmrazor would round the scores, and let the best be several times
+        among those that have descendants.
+        """
+        old = {key for item in self.top_k_candidates.data for key in item}
+        new = {
+            key: resources
+            for item in self.candidates.data
+            for key, resources in item.items()
+            if key not in old
+        }
+        for key, resources in new.items():
+            resources['score'] = self._known[key]['score']
+        self.candidates.data = [{key: found} for key, found in new.items()]
 
     def _save_searcher_ckpt(self) -> None:
         """Saves nothing, and says how it goes."""

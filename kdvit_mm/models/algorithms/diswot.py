@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModel
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdvit_mm.models.losses.base import as_levels, in_full_precision
 from kdvit_mm.models.losses.relation.sp import similarity_distance
@@ -176,6 +177,10 @@ class DisWOT(BaseModel):
             lambda module, inputs, output: found.append(output)
         )
         network.train()
+        for module in modules.values():
+            # Whatever norm_eval says: the statistics are those of nothing.
+            if isinstance(module, _BatchNorm):
+                module.train()
         with isolated_rng(self._seed), torch.enable_grad():
             losses = network(**copy.deepcopy(self._batch), mode='loss')
             (gradient,) = torch.autograd.grad(
