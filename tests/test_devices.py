@@ -14,12 +14,17 @@ from torch import nn
 
 import kdvit_mm  # noqa: F401
 from kdvit_mm.engine.hooks import LevelSelectionHook
+from kdvit_mm.models.ensembles import MERGERS
 from kdvit_mm.models.recorders.fpn_level_selection import Pyramid
 from kdvit_mm.models.selectors.benefits import image_losses, level_benefits
 from kdvit_mm.registry import MODELS
 from tests.examples import Example, read_examples, samples
 from tests.fake_gpu import GPU, fake_gpu, maps
 from tests.loss_checks import classification_batch
+from tests.test_models.test_algorithms import (
+    test_mutual_distill,
+    test_self_distill,
+)
 from tests.tiny import algorithm, detection_batch, gfl, resnet
 
 pytestmark = pytest.mark.skipif(
@@ -29,6 +34,8 @@ pytestmark = pytest.mark.skipif(
 CASES: dict[str, Callable[[], Any]] = {}
 SIZES = (8, 4, 2)
 COSTS = (0.6, 0.3, 0.1)
+# All that it computes is of gradients.
+OF_GRADIENTS = {'DisWOT'}
 SLOW = ('LeanTeacherDistill', 'FreeKDPromptLearning', 'ResNeXt18')
 
 
@@ -239,6 +246,25 @@ def lean_teacher() -> None:
         train_step(MODELS.build(algorithm(**options)).to(GPU))
 
 
+@case('MutualDistill')
+def mutual() -> None:
+    model = test_mutual_distill.build().to(GPU)
+    model(**test_mutual_distill.data(model), mode='loss')
+
+
+@case('SelfDistill')
+def taught_by_itself() -> None:
+    model = test_self_distill.build().to(GPU)
+    model(**test_self_distill.data(model), mode='loss')
+
+
+@case('Ensemble')
+def ensemble() -> None:
+    members = [MODELS.build(resnet()) for _ in range(2)]
+    model = build('Ensemble', members=members, merger=MERGERS['mmpretrain'])
+    model(**model.data_preprocessor(classification_batch(), False))
+
+
 @case('FreeKDPromptLearning')
 def prompt_learning() -> None:
     train_step(
@@ -322,7 +348,7 @@ def test_every_class_has_a_case():
         name
         for name, kind in MODELS.module_dict.items()
         if kind.__module__.startswith('kdvit_mm.')
-    }
+    } - OF_GRADIENTS
     missing = sorted(ours - CASES.keys())
     assert missing == [], (
         f'no input for {missing}: add EXAMPLES to the test file of a loss or '

@@ -58,7 +58,7 @@ class Recipe(NamedTuple):
 
 
 TASKS = {'det': 'Detection', 'seg': 'Segmentation', 'cls': 'Classification'}
-DEFAULTS = {'det': 'mmrazor-cwd', 'seg': 'cwd', 'cls': 'kd'}
+DEFAULTS = {'det': 'pkd', 'seg': 'cwd', 'cls': 'kd'}
 # Of mmrazor's own class, which is no method of this package.
 MMRAZOR = {
     'digits': 'mmrazor-cwd_fpn_gfl_r18-w0.5_gfl_r18-w0.125_4e_digits-96',

@@ -1,10 +1,12 @@
 # DisWOT among 12 ResNets for the digits, by depth and width.
+_base_ = './resnet8-w0.25_10e_digits-32.py'
 import mmengine
 
-_base_ = './resnet8-w0.25_10e_digits-32.py'
 model = dict(
     _delete_=True,
     type='kdvit_mm.DisWOT',
+    # One draw of the weights ranks these students nearly at random.
+    draws=32,
     teacher=mmengine.Config.fromfile(
         '{{ fileDirname }}/../_base_/models/resnet18-w0.25_cifar_small.py').model,
     mutator=dict(

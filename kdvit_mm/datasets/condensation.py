@@ -17,8 +17,8 @@ class Condensation:
     Every step drops an equal number of samples: those of the lowest score
     among all samples, dropped ones included, which may thus come back. The
     kept samples of the lowest scores are mixed with those that just missed
-    being kept, rank by rank: the first is nearly itself, the last has
-    ``min_share`` of itself. What is mixed stays mixed.
+    being kept, rank by rank: the first stays itself, the last has little more
+    than ``min_share`` of itself. What is mixed stays mixed.
 
     A sample's score is its mean value over the epochs that it was seen in,
     times a power of their number. A sample that was never seen is kept.
@@ -82,7 +82,8 @@ class Condensation:
             torch.Tensor: Scores of shape (N,), infinite for a sample that was
             never seen.
         """
-        scores = self.sums / self.counts * self.counts**FREQUENCY_POWER
+        counts = self.counts.double()
+        scores = self.sums / counts * counts**FREQUENCY_POWER
         return scores.nan_to_num(nan=math.inf)
 
     def step(self) -> torch.Tensor:

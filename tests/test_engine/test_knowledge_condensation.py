@@ -193,11 +193,11 @@ def test_value_is_an_images_own_distill_loss(digits, tmp_path):
         type='mmdet.AspectRatioBatchSampler'
     )
     cfg.train_dataloader.batch_size = 1
-    cfg.custom_hooks.append(dict(type='KeepDistillLosses'))
+    cfg.custom_hooks.append(dict(type='KeepLossesOfImages'))
     runner = run(cfg)
     condensation = hook_of(runner).condensation
     # In batches of one it is the loss itself.
-    expected = hook_of(runner, KeepDistillLosses).found
+    expected = hook_of(runner, KeepLossesOfImages).found
     assert len(expected) == 4 and len(condensation.kept) == 3
     for index, value in expected.items():
         found = float(condensation.sums[index])
@@ -205,7 +205,7 @@ def test_value_is_an_images_own_distill_loss(digits, tmp_path):
 
 
 @HOOKS.register_module()
-class KeepDistillLosses(Hook):
+class KeepLossesOfImages(Hook):
     """Keeps the distill loss of each image, in batches of one."""
 
     def before_train(self, runner: Runner) -> None:

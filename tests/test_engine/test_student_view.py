@@ -569,7 +569,7 @@ def test_wrapped_algorithm_is_found_and_comes_back(digits, tmp_path):
     with silent_rank():
         runner.model = wrapped = MMDistributedDataParallel(model)
         assert distillation_of(wrapped) is model
-        with student_view(runner):
+        with student_view(runner, model.student):
             assert runner.model is model.student
         assert runner.model is wrapped
     assert distillation_of(DetTTAModel(module=model)) is model

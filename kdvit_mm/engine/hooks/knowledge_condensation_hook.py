@@ -118,10 +118,10 @@ class KnowledgeCondensationHook(Hook):
             runner (Runner): The runner.
 
         Raises:
-            TypeError: If the model, loop, data set or sampler is of a kind
-                that cannot be condensed.
-            ValueError: If there is no such loss, or the loader gives samples
-                that are not kept.
+            TypeError: If the model, loop, data set, sampler or batch sampler
+                is of a kind that cannot be condensed.
+            ValueError: If there is no such loss, or it has no value of a
+                single image; or a step would drop nothing.
         """
         if not isinstance(runner._train_loop, BaseLoop):
             # A validation or test.

@@ -123,13 +123,18 @@ class StudentSearchLoop(EvolutionSearchLoop):
             dict[str, float]: What :attr:`ranking` has of it but the choices;
             without a score if it does not fit the constraints.
         """
-        student = self.model.build_student(config)
-        size = (1, *self.model.image_size)
-        found = self.estimator.estimate(
-            student, flops_params_cfg={'input_shape': size}
+        found: dict[str, float] = self.estimator.estimate(
+            self.model.build(config),
+            # Raw numbers: mmrazor rounds what it converts.
+            flops_params_cfg={
+                'input_shape': (1, *self.model.image_size),
+                'units': None,
+            },
         )
+        for key in ('flops', 'params'):
+            found[key] /= 1e6
         if self._fits(found):
-            found |= self.model.score(student)
+            found |= self.model.score(config)
         return found
 
     def examine(self, choices: dict[str, str]) -> dict[str, Any]:

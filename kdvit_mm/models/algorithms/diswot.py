@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModel
-from torch import nn
 
 from kdvit_mm.models.losses.base import as_levels, in_full_precision
 from kdvit_mm.models.losses.relation.sp import similarity_distance
@@ -34,9 +33,10 @@ class DisWOT(BaseModel):
     loss at their classifiers. It is the model of a run whose loop is
     :class:`~kdvit_mm.engine.loops.StudentSearchLoop`.
 
-    Both networks are in train mode and, as in the paper, have random weights;
-    all students have those of the run's seed. Detectors are scored in the
-    same way, on the total of their losses, which is not in the paper.
+    Both networks are in train mode and, as in the paper, have random weights,
+    which depend on the run's seed alone. Distances of one draw say little:
+    they are averaged over ``draws``. Detectors are scored in the same way, on
+    the total of their losses, which is not in the paper.
 
     Args:
         mutator (dict): Config of the :class:`ConfigMutator`, which has the
@@ -44,12 +44,14 @@ class DisWOT(BaseModel):
         teacher (dict): Config of the teacher.
         teacher_ckpt (str | None): File or URL of its checkpoint. Defaults to
             None, random weights.
+        draws (int): How many times weights are drawn. Defaults to 1, as in
+            the paper.
         maps (str): Name of the module whose output, or the last map of it, is
             the last map of a network. Defaults to 'backbone'.
         classifier (str): Name of the layer that gives the scores of the
             classes, such as ``'bbox_head.gfl_cls'``. Defaults to 'head.fc'.
-        data_preprocessor (dict | nn.Module | None): That of both networks.
-            Defaults to None, the teacher's.
+        data_preprocessor (dict | None): That of the networks. Defaults to
+            None, the teacher's own.
 
     Raises:
         ValueError: If a network has no such module.
@@ -60,21 +62,26 @@ class DisWOT(BaseModel):
         mutator: dict,
         teacher: dict,
         teacher_ckpt: str | None = None,
+        draws: int = 1,
         maps: str = 'backbone',
         classifier: str = 'head.fc',
-        data_preprocessor: dict | nn.Module | None = None,
+        data_preprocessor: dict | None = None,
     ) -> None:
-        self._seed = torch.initial_seed()
-        network = self._build(teacher)
-        super().__init__(data_preprocessor or network.data_preprocessor)
-        if teacher_ckpt:
-            load_teacher_checkpoint(network, teacher_ckpt)
-        self.teacher = network
+        super().__init__()
+        if data_preprocessor is not None:
+            # The network knows its type and scope.
+            teacher = {'data_preprocessor': data_preprocessor, **teacher}
         self.maps = maps
         self.classifier = classifier
+        self.draws = draws
         self.mutator: ConfigMutator = TASK_UTILS.build(mutator)
+        self._seed = torch.initial_seed()
+        self._teacher_cfg = teacher
+        self._teacher_ckpt = teacher_ckpt
         self._batch: dict[str, Any] = {}
-        self._theirs: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._theirs: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.teacher = self._build_teacher(0)
+        self.data_preprocessor = self.teacher.data_preprocessor
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Is not defined: what is compared is :meth:`score`'s own matter."""
@@ -91,30 +98,21 @@ class DisWOT(BaseModel):
                 two images or more.
         """
         self._batch = self.data_preprocessor(batch, True)
-        self._theirs = self._look('teacher', self.teacher)
+        self._theirs = [
+            self._look('teacher', self._build_teacher(draw))
+            for draw in range(self.draws)
+        ]
 
     @property
     def image_size(self) -> tuple[int, ...]:
         """tuple[int, ...]: Shape (C, H, W) of an image of the batch."""
         return tuple(self._batch['inputs'].shape[1:])
 
-    def build_student(self, config: dict) -> BaseModel:
-        """Builds a student with the weights of the run's seed.
-
-        Args:
-            config (dict): Its config.
-
-        Returns:
-            BaseModel: The student, on the teacher's device.
-        """
-        student = self._build(config)
-        return student.to(next(self.teacher.parameters()).device)
-
-    def score(self, student: BaseModel) -> dict[str, float]:
+    def score(self, student: dict) -> dict[str, float]:
         """Scores a student; :meth:`see` has to have been called.
 
         Args:
-            student (BaseModel): The student.
+            student (dict): Its config.
 
         Returns:
             dict[str, float]: ``score``, the larger the better, and the two
@@ -123,21 +121,39 @@ class DisWOT(BaseModel):
         Raises:
             ValueError: If it has other classes than the teacher.
         """
-        assert self._theirs is not None
-        ours = self._look('student', student)
-        relation = float(relation_distance(ours[0], self._theirs[0]))
-        semantic = float(semantic_distance(ours[1], self._theirs[1]))
+        found = torch.zeros(2)
+        for draw, (maps, gradient) in enumerate(self._theirs):
+            ours = self._look('student', self.build(student, draw))
+            found[0] += relation_distance(ours[0], maps).cpu()
+            found[1] += semantic_distance(ours[1], gradient).cpu()
+        relation, semantic = (found / self.draws).tolist()
         return {
             'score': -(relation + semantic),
             'relation': relation,
             'semantic': semantic,
         }
 
-    def _build(self, config: dict) -> BaseModel:
-        """Builds a network with random weights of the seed."""
-        with isolated_rng(self._seed):
+    def build(self, config: dict, draw: int = 0) -> BaseModel:
+        """Builds a network with random weights.
+
+        Args:
+            config (dict): Its config.
+            draw (int): Which weights. Defaults to 0.
+
+        Returns:
+            BaseModel: The network, on the device of the batch.
+        """
+        with isolated_rng(self._seed + draw):
             network = MODELS.build(in_own_scope(config))
             network.init_weights()
+        if self._batch:
+            network.to(self._batch['inputs'].device)
+        return network
+
+    def _build_teacher(self, draw: int) -> BaseModel:
+        network = self.build(self._teacher_cfg, draw)
+        if self._teacher_ckpt:
+            load_teacher_checkpoint(network, self._teacher_ckpt)
         return network
 
     def _look(

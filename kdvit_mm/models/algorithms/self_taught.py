@@ -102,10 +102,10 @@ class SelfTaught(BaseAlgorithm):
     def init_weights(self) -> None:
         """Initialises the student as if it were alone, then all the rest."""
         self.architecture.init_weights()
+        others: list[Any] = [self.distiller, *self.peers.values()]
         with isolated_rng(self._seed + 1):
-            self.distiller.init_weights()
-            for peer in self.peers.values():
-                peer.init_weights()
+            for part in others:
+                part.init_weights()
 
     def loss(
         self,

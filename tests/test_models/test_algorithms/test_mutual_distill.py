@@ -54,6 +54,7 @@ def distiller(*peers: str) -> dict:
 def build(**changes):
     torch.manual_seed(0)
     config = dict(
+        _scope_='kdvit_mm',
         type='MutualDistill',
         architecture=tiny.resnet(4),
         peers=dict(wide=tiny.resnet(8), twin=tiny.resnet(4)),
@@ -253,7 +254,7 @@ def test_any_student_is_exported(digits, tmp_path):
             assert torch.equal(value, state[prefix + key])
         # Its config is an ordinary one, of one student.
         cfg = Config.fromstring(exported['meta']['cfg'], '.py')
-        assert cfg.val_cfg.type == 'mmengine.ValLoop'
+        assert cfg.val_cfg.type == 'ValLoop'
         assert 'constructor' not in cfg.optim_wrapper
         assert cfg.optim_wrapper.optimizer.type == 'AdamW'
         width = dict(student=4, peer=16)[name]

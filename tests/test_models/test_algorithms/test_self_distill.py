@@ -42,7 +42,10 @@ def distiller(**changes) -> dict:
 def build(**changes):
     torch.manual_seed(0)
     config = dict(
-        type='SelfDistill', architecture=tiny.resnet(), distiller=distiller()
+        _scope_='kdvit_mm',
+        type='SelfDistill',
+        architecture=tiny.resnet(),
+        distiller=distiller(),
     )
     model = MODELS.build(config | changes)
     model.init_weights()
