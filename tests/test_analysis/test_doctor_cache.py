@@ -1,5 +1,6 @@
 """What the doctor says of a cache of the teacher's records."""
 
+import copy
 import json
 import os
 import subprocess
@@ -184,3 +185,45 @@ def test_the_command_shows_it(write):
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'hits in the fourth epoch' in done.stdout
     assert '100%' in done.stdout
+
+
+def test_several_teachers_are_examined_one_by_one(write, tmp_path):
+    path = write([], size=(96, 64))
+    cfg = Config.fromfile(path)
+    teacher = cfg.model.pop('teacher')
+    cache = cfg.model.pop('cache')
+    cfg.model.type = 'MultiTeacherDistill'
+    other = copy.deepcopy(teacher)
+    other.data_preprocessor.mean = [1.0, 2.0, 3.0]
+    cfg.model.teachers = [
+        dict(name='a', teacher=teacher, cache=cache),
+        dict(
+            name='b',
+            teacher=other,
+            cache=dict(dir=str(tmp_path / 'b')),
+            teacher_input=dict(own_preprocessor=True),
+        ),
+    ]
+    recorder = cfg.model.distiller.teacher_recorders.pop('rec')
+    for name in 'ab':
+        cfg.model.distiller.teacher_recorders[name] = dict(
+            recorder, source=f'{name}.neck'
+        )
+    for n, mapping in enumerate(
+        cfg.model.distiller.loss_forward_mappings.values()
+    ):
+        mapping.preds_T.recorder = 'ab'[n % 2]
+    cfg.dump(path)
+    found = diagnose(path)
+    assert found.errors == []
+    assert [x.teacher for x in found.caches] == ['teacher.a', 'teacher.b']
+    assert all(x.hits == 1 and x.image_bytes > 0 for x in found.caches)
+    assert found.weights.keys() == {'student', 'teacher.a', 'teacher.b'}
+    for name in 'ab':
+        untrained = f'The teacher "{name}" looks untrained'
+        assert any(untrained in text for text in found.warnings)
+    assert not any('The teacher expects' in x for x in found.warnings)
+    cfg.model.teachers[1].pop('teacher_input')
+    cfg.dump(path)
+    found = diagnose(path)
+    assert any('expects mean=[1.0, 2.0, 3.0]' in x for x in found.warnings)
