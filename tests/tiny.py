@@ -398,10 +398,10 @@ def build(seed: int = 0, **changes: Any) -> SingleTeacherDistill:
     """Builds :func:`algorithm` from a seed, in train mode."""
     torch.manual_seed(seed)
     model = MODELS.build(algorithm(**changes))
-    for name, parameter in model.named_parameters():
+    for network in (model.student, model.teacher):
         # Until init_weights, mmdet leaves here what the memory held.
-        if name.endswith('level_embed'):
-            nn.init.normal_(parameter)
+        if hasattr(network, 'level_embed'):
+            nn.init.normal_(network.level_embed)
     # mmrazor's returns nothing.
     model.train()
     return model

@@ -236,12 +236,12 @@ def test_mean_of_the_images_is_the_loss_of_the_batch(loss, make):
 
 
 def test_ground_truth_goes_with_its_image():
-    torch.manual_seed(0)
     (example, *_) = read_examples()['FGDLoss']
+    torch.manual_seed(0)
     options = {k: v for k, v in example.config.items() if k != 'type'}
     loss, inputs = FGDLoss(**options), example.inputs()
     values = image_losses(loss, inputs, 2)
-    assert abs(values[0] - values[1]) > 1e-3
+    assert abs(values[0] / values[1] - 1) > 1e-4
     swapped = {
         key: value[::-1] if key == 'data_samples' else [
             x.flip(0) for x in as_levels(value)
