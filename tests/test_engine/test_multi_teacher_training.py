@@ -7,7 +7,7 @@ from tests.resume_checks import read_config, run, run_in_halves
 from tests.test_engine.test_training import PLAIN, assert_same
 from tests.two_ranks import on_two_ranks
 
-NAME = 'multi_logits_resnet18-w0.25-w0.125_resnet18-w0.0625_10e_digits-32'
+NAME = 'multi_logits_resnet18-w0.25_resnet18-w0.0625_10e_digits-32'
 
 
 def config(digits, folder, weights='loss'):

@@ -127,20 +127,32 @@ class LeanTeacher:
         return f'teacher.{self.name}.' if self.name else 'teacher.'
 
     def attach(
-        self,
-        distiller: ConfigurableDistiller,
-        recorders: Mapping[str, BaseRecorder],
-        root: nn.Module,
-        config: dict | BaseModel,
-        recorder_configs: Mapping[str, dict],
+        self, distiller: ConfigurableDistiller, root: nn.Module
     ) -> None:
         """Takes the recorders to fill.
 
         Args:
-            distiller (ConfigurableDistiller): The distiller.
-            recorders (Mapping[str, BaseRecorder]): Its recorders of this
-                teacher, by name.
-            root (nn.Module): The module in which their sources are names.
+            distiller (ConfigurableDistiller): The distiller. Of several
+                teachers', the recorders are those whose sources begin with
+                the name.
+            root (nn.Module): The module in which sources are names.
+        """
+        self.distiller = distiller
+        self.root = root
+        self.recorders = {
+            key: recorder
+            for key, recorder in distiller.teacher_recorders.recorders.items()
+            if not self.name
+            or {x.partition('.')[0] for x in sources_of(recorder)}
+            == {self.name}
+        }
+
+    def prepare_cache(
+        self, config: dict | BaseModel, recorder_configs: Mapping[str, dict]
+    ) -> None:
+        """Tells the cache, if there is one, what records depend on.
+
+        Args:
             config (dict | BaseModel): What the network is built from.
             recorder_configs (Mapping[str, dict]): What recorders are built
                 from, by name.
@@ -148,22 +160,15 @@ class LeanTeacher:
         Raises:
             ValueError: If the cache cannot keep what is distilled.
         """
-        self.distiller = distiller
-        self.recorders = dict(recorders)
-        self.root = root
-        if self.cache is not None:
-            if isinstance(config, dict):
-                config = resolve_cfg_path(config)
-            own = [
-                (n, x) for n, x in recorder_configs.items() if n in recorders
-            ]
-            options = (
-                self.channels_last,
-                self.autocast_dtype,
-                self.compile_teacher,
-            )
-            description = repr((config, own, options))
-            self.cache.prepare(distiller, self.recorders, description)
+        if self.cache is None:
+            return
+        if isinstance(config, dict):
+            config = resolve_cfg_path(config)
+        own = [(key, recorder_configs[key]) for key in self.recorders]
+        options = self.channels_last, self.autocast_dtype, self.compile_teacher
+        self.cache.prepare(
+            self.distiller, self.recorders, repr((config, own, options))
+        )
 
     def run(
         self,

@@ -145,13 +145,8 @@ class LeanTeacherDistill(SingleTeacherDistill):
             cache=cache,
             teacher_input=teacher_input,
         )
-        lean.attach(
-            self.distiller,
-            self.distiller.teacher_recorders.recorders,
-            self.teacher,
-            teacher,
-            distiller.get('teacher_recorders', {}),
-        )
+        lean.attach(self.distiller, self.teacher)
+        lean.prepare_cache(teacher, distiller.get('teacher_recorders', {}))
         self._take_teachers([lean])
 
     def _take_teachers(self, teachers: list[LeanTeacher]) -> None:
@@ -265,6 +260,10 @@ class LeanTeacherDistill(SingleTeacherDistill):
     ) -> dict[str, torch.Tensor]:
         """Fills the teachers' recorders and says what is to be logged."""
         facts: dict[str, torch.Tensor] = {}
+        for lean in self.lean_teachers:
+            # It may have been replaced since.
+            if lean.distiller is not self.distiller:
+                lean.attach(self.distiller, self.teacher)
         for lean in self._needed_teachers():
             facts |= lean.run(
                 images, samples, self._raw.data, self.data_preprocessor

@@ -5,13 +5,11 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModel
-from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.models.utils import add_prefix
 from torch import nn
 
 from kdvit_mm.models.algorithms.lean_teacher import LeanTeacher
 from kdvit_mm.models.algorithms.lean_teacher_distill import LeanTeacherDistill
-from kdvit_mm.models.recorders.module_tuple import sources_of
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.models.utils.samples import own_samples
 from kdvit_mm.models.utils.scope import in_own_scope
@@ -182,21 +180,15 @@ class MultiTeacherDistill(LeanTeacherDistill):
             data_preprocessor=data_preprocessor,
             init_cfg=init_cfg,
         )
-        recorders = self._recorders_of(names)
         lean_teachers = []
         for one in teachers:
             options = {k: v for k, v in one.items() if k != 'teacher'}
-            name = one['name']
-            lean = LeanTeacher(getattr(networks, name), **options)
-            lean.attach(
-                self.distiller,
-                recorders[name],
-                networks,
-                one['teacher'],
-                distiller['teacher_recorders'],
-            )
+            lean = LeanTeacher(getattr(networks, one['name']), **options)
+            lean.attach(self.distiller, networks)
+            lean.prepare_cache(one['teacher'], distiller['teacher_recorders'])
             lean_teachers.append(lean)
         self._take_teachers(lean_teachers)
+        self._check_recorders()
         self._check_weights(weights, names)
         self._by_loss = weights == 'loss'
         for lean in lean_teachers:
@@ -208,31 +200,25 @@ class MultiTeacherDistill(LeanTeacherDistill):
             else dict(weights)
         )
 
-    def _recorders_of(
-        self, names: Sequence[str]
-    ) -> dict[str, dict[str, BaseRecorder]]:
-        """Finds the recorders of each teacher."""
-        found: dict[str, dict[str, BaseRecorder]] = {n: {} for n in names}
+    def _check_recorders(self) -> None:
+        owned = {key for lean in self.lean_teachers for key in lean.recorders}
+        name = self.lean_teachers[0].name
         recorders = self.distiller.teacher_recorders.recorders
         for key, recorder in recorders.items():
-            owners = {x.partition('.')[0] for x in sources_of(recorder)}
-            if len(owners) != 1 or not owners <= set(names):
+            if key not in owned:
                 raise ValueError(
                     f'teacher_recorders.{key}: source "{recorder.source}" is '
                     'not of one teacher. Begin it with the name of one, such '
-                    f'as "{names[0]}.{recorder.source}". Methods and '
-                    'functions, which any of them may call, cannot be '
-                    'recorded.'
+                    f'as "{name}.{recorder.source}". Methods and functions, '
+                    'which any of them may call, cannot be recorded.'
                 )
-            found[owners.pop()][key] = recorder
-        for name, own in found.items():
-            if not own:
+        for lean in self.lean_teachers:
+            if not lean.recorders:
                 raise ValueError(
-                    f'teachers: none of teacher_recorders is of "{name}". '
-                    f'Record something, such as source="{name}.neck", or drop '
-                    'the teacher.'
+                    'teachers: none of teacher_recorders is of '
+                    f'"{lean.name}". Record something, such as '
+                    f'source="{lean.name}.neck", or drop the teacher.'
                 )
-        return found
 
     def _check_weights(self, weights: Any, names: Sequence[str]) -> None:
         if not isinstance(weights, str):
@@ -269,8 +255,8 @@ class MultiTeacherDistill(LeanTeacherDistill):
         self, images: torch.Tensor, samples: Any
     ) -> dict[str, torch.Tensor]:
         facts = super()._run_teachers(images, samples)
-        if self._by_loss:
-            needed = self._needed_teachers()
+        needed = self._needed_teachers()
+        if self._by_loss and needed:
             losses = [lean.task_loss for lean in needed]
             weights = confidence_weights(torch.stack(losses).float())
             for lean, weight in zip(needed, weights, strict=True):

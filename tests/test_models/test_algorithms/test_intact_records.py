@@ -134,8 +134,6 @@ def test_overwritten_deliveries(monkeypatch):
         dict(type='mmrazor.ConfigurableDistiller', distill_deliveries=config)
     )
     algorithm.distiller = distiller
-    (lean,) = algorithm.lean_teachers
-    lean.attach(distiller, {}, algorithm.teacher, algorithm.teacher, {})
     # The teacher goes on to its head, as no record tells it to stop.
     distiller.loss_forward_mappings = {}
     monkeypatch.setattr(last_record, 'wanted_records', lambda *_: None)
