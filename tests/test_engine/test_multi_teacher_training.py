@@ -13,7 +13,6 @@ NAME = 'multi_logits_resnet18-w0.25_resnet18-w0.0625_10e_digits-32'
 def config(digits, folder, weights='loss'):
     """The demo, without its teachers' checkpoints."""
     cfg = read_config(NAME, digits, folder, 2)
-    cfg.model.pop('teacher_ckpt', None)
     for teacher in cfg.model.teachers:
         teacher.teacher_ckpt = None
     cfg.model.weights = weights
