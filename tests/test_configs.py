@@ -41,10 +41,11 @@ parsed = functools.cache(Config.fromfile)
 
 
 def without_checkpoints(config: Path) -> Config:
-    """A config whose teacher and prompts are not there yet."""
+    """A config whose teachers and prompts are not there yet."""
     cfg = copy.deepcopy(parsed(config))
-    if 'teacher' in cfg.model:
-        cfg.model.teacher_ckpt = None
+    for model in (cfg.model, *cfg.model.get('teachers', ())):
+        if 'teacher' in model:
+            model.teacher_ckpt = None
     if 'distiller' in cfg.model:
         for loss in cfg.model.distiller.distill_losses.values():
             loss.pop('prompt_ckpt', None)

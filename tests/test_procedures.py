@@ -83,7 +83,7 @@ def named(config: Path | str) -> str:
 def test_there_are_ways_of_training_for_each_task():
     names = {task: {*procedures(task)} for task in TASKS}
     assert names['Classification'] == {
-        'takd', 'ban', 'mutual', 'eskd', 'byot', 'ema', 'dot', 'kcd'
+        'takd', 'ban', 'mutual', 'multi', 'eskd', 'byot', 'ema', 'dot', 'kcd'
     }  # fmt: skip
     assert names['Detection'] == names['Classification'] - {'byot'}
     assert names['Segmentation'] == {'byot'}
@@ -153,6 +153,19 @@ def test_chain(name, expected, tmp_path):
         teacher = cfg.model.teacher.to_dict()
         assert taught.backbone.to_dict() == teacher['backbone']
         assert taught.head.to_dict() == teacher['head']
+
+
+@pytest.mark.parametrize('name', [x for x in DEMOS if x.startswith('multi')])
+def test_each_of_several_teachers_is_what_a_stage_leaves(name, tmp_path):
+    *_, stage = read_recipe(
+        CONFIGS / 'recipes/demo.yml', tmp_path, [CONFIGS / f'demo/{name}.py']
+    )
+    teachers = Config.fromfile(stage.config).model.teachers
+    assert len(stage.needs) == len(teachers) == 2
+    for number, teacher in enumerate(teachers):
+        need = stage.needs[f'model.teachers.{number}.teacher_ckpt']
+        left = student_config(Config.fromfile(need.stage.config)).model
+        assert left.backbone.to_dict() == teacher.teacher.backbone.to_dict()
 
 
 def test_generations_start_from_weights_of_their_own():

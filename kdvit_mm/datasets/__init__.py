@@ -10,11 +10,13 @@ from .digit_scenes import (
     require_digit_scenes,
 )
 from .mix_dropped import MixDropped
+from .teacher_views import TeacherViews
 
 __all__ = [
     'CondensedSampler',
     'DigitSceneParams',
     'MixDropped',
+    'TeacherViews',
     'make_digit_scenes',
     'require_digit_scenes',
 ]

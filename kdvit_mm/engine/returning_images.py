@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
+from kdvit_mm.models.algorithms.lean_teacher import LeanTeacher
 from kdvit_mm.models.utils.random import isolated_rng
-from kdvit_mm.models.utils.samples import without_truth
+from kdvit_mm.models.utils.samples import own_samples, without_truth
 from kdvit_mm.models.utils.teacher_cache import image_key
 
 IMAGES, EPOCHS = 16, 4
@@ -17,8 +18,8 @@ NEVER_RETURNS = (
     f'of {IMAGES} images, none came with the same pixels twice in {EPOCHS} '
     'epochs. The pipeline or the data preprocessor makes each view anew, as '
     'random crops, photometric distortion, Mosaic and Mixup do, so that the '
-    'teacher is run for every image. Drop model.cache, or train with Resize '
-    'and RandomFlip alone.'
+    'teacher is run for every image. Drop the cache, or train with Resize and '
+    'RandomFlip alone.'
 )
 
 
@@ -37,7 +38,7 @@ class _Order(Sampler):
 
 
 def returning_images(
-    loader: DataLoader, preprocessor: nn.Module
+    loader: DataLoader, preprocessor: nn.Module, teacher: LeanTeacher
 ) -> tuple[float, float]:
     """Loads a few images in four epochs and looks for the same pixels.
 
@@ -48,6 +49,7 @@ def returning_images(
         loader (DataLoader): The training's data loader, whose batch sampler
             says which images are put together.
         preprocessor (nn.Module): The training's data preprocessor.
+        teacher (LeanTeacher): The teacher that sees the images.
 
     Returns:
         tuple[float, float]: Of the images of the last epoch, the share that
@@ -69,9 +71,9 @@ def returning_images(
                 pair
                 for indices in batches
                 for pair in _keys(
-                    preprocessor(
-                        loader.collate_fn([dataset[n] for n in indices]), True
-                    )
+                    loader.collate_fn([dataset[n] for n in indices]),
+                    preprocessor,
+                    teacher,
                 )
             ]
             padded, plain = (
@@ -82,10 +84,19 @@ def returning_images(
     return padded, plain
 
 
-def _keys(data: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _keys(
+    batch: dict[str, Any], preprocessor: nn.Module, teacher: LeanTeacher
+) -> Iterator[tuple[str, str]]:
     """Of each image with its padding, and without."""
-    samples = data.get('data_samples') or [None] * len(data['inputs'])
-    for image, sample in zip(data['inputs'], samples, strict=True):
+    raw = own_samples(batch)
+    data = preprocessor.forward(batch, True)
+    images, samples = data['inputs'], data.get('data_samples')
+    if teacher.input is not None:
+        images, samples = teacher.input(
+            teacher.network, (images, samples), raw, preprocessor
+        )
+    samples = samples or [None] * len(images)
+    for image, sample in zip(images, samples, strict=True):
         seen = without_truth([sample])[0] if sample is not None else None
         shape = getattr(sample, 'img_shape', image.shape[1:])
         content = image[:, : shape[0], : shape[1]]

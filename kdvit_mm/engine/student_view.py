@@ -290,17 +290,17 @@ def _check_data(runner: Runner) -> None:
     for part in algorithm.distiller.modules():
         if isinstance(part, CRDLoss):
             part.check_dataset(runner.train_dataloader.dataset)
-    cache = getattr(algorithm, 'cache', None)
-    if (
-        cache is not None
-        and cache.strict
-        and not any(
-            returning_images(
-                runner.train_dataloader, algorithm.data_preprocessor
+    for lean in getattr(algorithm, 'lean_teachers', ()):
+        if (
+            lean.cache is not None
+            and lean.cache.strict
+            and not any(
+                returning_images(
+                    runner.train_dataloader, algorithm.data_preprocessor, lean
+                )
             )
-        )
-    ):
-        raise ValueError(f'model.cache.strict: {NEVER_RETURNS}')
+        ):
+            raise ValueError(f'cache.strict: {NEVER_RETURNS}')
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What the doctor says of a cache of the teacher's records."""
 
+import copy
 import json
 import os
 import subprocess
@@ -103,31 +104,31 @@ def write(data_root, tmp_path):
 
 def of_cache(found):
     assert found.errors == []
-    return [text for text in found.warnings if 'model.cache' in text]
+    return [text for text in found.warnings if 'teacher.cache' in text]
 
 
 def test_resize_and_flip_come_back(write, tmp_path):
     found = diagnose(write(FLIP, size=(96, 64)))
     # Seven of eight views are expected; twelve images are few.
-    assert 0.6 < found.cache.hits <= 1
-    assert found.cache.same_pixels == found.cache.hits
+    assert 0.6 < found.caches[0].hits <= 1
+    assert found.caches[0].same_pixels == found.caches[0].hits
     assert of_cache(found) == []
     cells = 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2 + 1 * 1
     # 16 channels of 2 bytes; the rest is the file's own.
-    assert 0 < found.cache.image_bytes - 32 * cells < 3000
-    assert found.cache.epoch_bytes == IMAGES * found.cache.image_bytes
-    assert found.cache.free_bytes > 0
+    assert 0 < found.caches[0].image_bytes - 32 * cells < 3000
+    assert found.caches[0].epoch_bytes == IMAGES * found.caches[0].image_bytes
+    assert found.caches[0].free_bytes > 0
     assert not (tmp_path / 'kept').exists(), 'nothing stays behind'
 
 
 def test_without_flip_all_come_back(write):
-    assert diagnose(write([], size=(96, 64))).cache.hits == 1
+    assert diagnose(write([], size=(96, 64))).caches[0].hits == 1
 
 
 def test_padding_is_told_apart(write):
     found = diagnose(write([]))
-    assert found.cache.same_pixels == 1
-    assert found.cache.hits < 0.9
+    assert found.caches[0].same_pixels == 1
+    assert found.caches[0].hits < 0.9
     (warning,) = of_cache(found)
     assert 'only' in warning and 'BatchFixedSizePad' in warning
 
@@ -135,7 +136,7 @@ def test_padding_is_told_apart(write):
 def test_batches_of_one_shape(write):
     augments = [dict(type='BatchFixedSizePad', size=(128, 128))]
     found = diagnose(write([], augments))
-    assert found.cache.hits == found.cache.same_pixels == 1
+    assert found.caches[0].hits == found.caches[0].same_pixels == 1
     assert of_cache(found) == []
 
 
@@ -149,7 +150,7 @@ def test_batches_of_one_shape(write):
 )
 def test_random_views_do_not_come_back(write, transform):
     found = diagnose(write([transform]))
-    assert found.cache.hits == found.cache.same_pixels == 0
+    assert found.caches[0].hits == found.caches[0].same_pixels == 0
     (warning,) = of_cache(found)
     assert 'none came with the same pixels twice' in warning
 
@@ -157,7 +158,7 @@ def test_random_views_do_not_come_back(write, transform):
 def test_a_strict_cache_refuses_them(write):
     found = diagnose(write([dict(type='PhotoMetricDistortion')], strict=True))
     assert found.exit_status == 1
-    assert 'model.cache.strict: of 16 images, none' in found.errors[0]
+    assert 'cache.strict: of 16 images, none' in found.errors[0]
     found = diagnose(write(FLIP, strict=True))
     assert found.errors == []
 
@@ -184,3 +185,45 @@ def test_the_command_shows_it(write):
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'hits in the fourth epoch' in done.stdout
     assert '100%' in done.stdout
+
+
+def test_several_teachers_are_examined_one_by_one(write, tmp_path):
+    path = write([], size=(96, 64))
+    cfg = Config.fromfile(path)
+    teacher = cfg.model.pop('teacher')
+    cache = cfg.model.pop('cache')
+    cfg.model.type = 'MultiTeacherDistill'
+    other = copy.deepcopy(teacher)
+    other.data_preprocessor.mean = [1.0, 2.0, 3.0]
+    cfg.model.teachers = [
+        dict(name='a', teacher=teacher, cache=cache),
+        dict(
+            name='b',
+            teacher=other,
+            cache=dict(dir=str(tmp_path / 'b')),
+            teacher_input=dict(own_preprocessor=True),
+        ),
+    ]
+    recorder = cfg.model.distiller.teacher_recorders.pop('rec')
+    for name in 'ab':
+        cfg.model.distiller.teacher_recorders[name] = dict(
+            recorder, source=f'{name}.neck'
+        )
+    for n, mapping in enumerate(
+        cfg.model.distiller.loss_forward_mappings.values()
+    ):
+        mapping.preds_T.recorder = 'ab'[n % 2]
+    cfg.dump(path)
+    found = diagnose(path)
+    assert found.errors == []
+    assert [x.teacher for x in found.caches] == ['teacher.a', 'teacher.b']
+    assert all(x.hits == 1 and x.image_bytes > 0 for x in found.caches)
+    assert found.weights.keys() == {'student', 'teacher.a', 'teacher.b'}
+    for name in 'ab':
+        untrained = f'The teacher "{name}" looks untrained'
+        assert any(untrained in text for text in found.warnings)
+    assert not any('The teacher expects' in x for x in found.warnings)
+    cfg.model.teachers[1].pop('teacher_input')
+    cfg.dump(path)
+    found = diagnose(path)
+    assert any('expects mean=[1.0, 2.0, 3.0]' in x for x in found.warnings)

@@ -92,7 +92,8 @@ def test_the_export_is_the_student(digits, tmp_path):
     ('key', 'value', 'message'),
     [
         ('teacher_in_checkpoint', False, 'Set model.teacher_in_checkpoint=Tr'),
-        ('compile_teacher', True, 'Set it to False'),
+        ('compile_teacher', True, r'whose weights stay\. Leave them out'),
+        ('cache', dict(dir='kept'), r'whose weights stay\. Leave them out'),
         ('teacher.backbone.base_channels', 8, 'both have to be one arch'),
     ],
 )

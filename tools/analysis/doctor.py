@@ -140,11 +140,12 @@ def loss_table(findings: Findings) -> Table:
     )
 
 
-def cache_table(cache: CacheInfo) -> Table:
-    """What the cache of the teacher's records gives and takes."""
+def cache_table(caches: Sequence[CacheInfo]) -> Table:
+    """What the caches of the teachers' records give and take."""
     return table(
-        'cache',
+        'caches',
         (
+            'of',
             'hits in the fourth epoch',
             'with batches of one shape',
             'MB per image',
@@ -152,8 +153,9 @@ def cache_table(cache: CacheInfo) -> Table:
             'GB kept at most',
             'GB free',
         ),
-        [
+        (
             (
+                cache.teacher,
                 f'{cache.hits:.0%}',
                 f'{cache.same_pixels:.0%}',
                 f'{cache.image_bytes / 1e6:.4g}',
@@ -161,7 +163,8 @@ def cache_table(cache: CacheInfo) -> Table:
                 f'{cache.max_bytes / 1e9:.4g}',
                 f'{cache.free_bytes / 1e9:.4g}',
             )
-        ],
+            for cache in caches
+        ),
     )
 
 
@@ -180,8 +183,8 @@ def show(findings: Findings) -> None:
         console.print(recorder_table(findings))
     if findings.losses:
         console.print(loss_table(findings))
-    if findings.cache:
-        console.print(cache_table(findings.cache))
+    if findings.caches:
+        console.print(cache_table(findings.caches))
     if findings.teacher_loss is not None and findings.fresh_loss is not None:
         console.print(
             f"teacher's task loss {findings.teacher_loss:.4g}, of fresh "

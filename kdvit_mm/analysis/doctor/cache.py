@@ -17,57 +17,78 @@ from kdvit_mm.engine.returning_images import (
     NEVER_RETURNS,
     returning_images,
 )
+from kdvit_mm.models.algorithms.lean_teacher import LeanTeacher
 
 GB = 1e9
 
 
 @contextmanager
-def cache_elsewhere(cfg: Config) -> Iterator[str]:
-    """Keeps records in a temporary folder inside.
+def caches_elsewhere(cfg: Config) -> Iterator[list[str]]:
+    """Keeps records in temporary folders inside.
 
     Args:
         cfg (Config): The config, which is changed.
 
     Yields:
-        str: The config's folder of records, '' if it has no cache.
+        list[str]: The config's folders of records, one for each teacher that
+        has any.
     """
-    cache = cfg.get('model', {}).get('cache')
-    if not cache or 'dir' not in cache:
-        yield ''
-        return
-    folder = str(cache.dir)
-    with tempfile.TemporaryDirectory() as cache.dir:
-        yield folder
+    model = cfg.get('model', {})
+    caches = [
+        teacher.cache
+        for teacher in (model, *model.get('teachers', ()))
+        if 'dir' in (teacher.get('cache') or {})
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        folders = [str(cache.dir) for cache in caches]
+        for number, cache in enumerate(caches):
+            cache.dir = f'{folder}/{number}'
+        yield folders
 
 
-def examine_cache(
-    findings: Findings, model: Any, loader: DataLoader, folder: str
+def examine_caches(
+    findings: Findings, model: Any, loader: DataLoader, folders: list[str]
 ) -> None:
     """Measures how often images return and how large their records are.
 
     Args:
-        findings (Findings): Receives ``cache`` and what is wrong with it.
+        findings (Findings): Receives ``caches`` and what is wrong with them.
         model (Any): The algorithm, after a training step.
         loader (DataLoader): Its ``train_dataloader``.
-        folder (str): The config's folder of records.
+        folders (list[str]): The config's folders of records.
     """
-    store = model.cache.store
+    cached = [lean for lean in model.lean_teachers if lean.cache is not None]
+    for lean, folder in zip(cached, folders, strict=True):
+        _examine(findings, model, loader, lean, folder)
+
+
+def _examine(
+    findings: Findings,
+    model: Any,
+    loader: DataLoader,
+    lean: LeanTeacher,
+    folder: str,
+) -> None:
+    assert lean.cache is not None
+    store = lean.cache.store
     sizes = [x.stat().st_size for x in store.folder.rglob('*.record')]
     dataset: Any = loader.dataset
     info = CacheInfo(
-        *returning_images(loader, model.data_preprocessor),
+        lean.prefix[:-1],
+        *returning_images(loader, model.data_preprocessor, lean),
         image_bytes=mean(sizes) if sizes else 0.0,
         epoch_bytes=mean(sizes) * len(dataset) if sizes else 0.0,
         max_bytes=store.max_bytes,
         free_bytes=shutil.disk_usage(_existing(folder)).free,
     )
-    findings.cache = info
+    findings.caches.append(info)
+    key = f'{lean.prefix}cache'
     if not info.same_pixels:
-        findings.warnings.append(f'model.cache: {NEVER_RETURNS}')
+        findings.warnings.append(f'{key}: {NEVER_RETURNS}')
         return
     if info.same_pixels - info.hits > 0.1:
         findings.warnings.append(
-            f'model.cache: after {EPOCHS - 1} epochs {info.same_pixels:.0%} '
+            f'{key}: after {EPOCHS - 1} epochs {info.same_pixels:.0%} '
             'of the images come with pixels that they had before, but only '
             f'{info.hits:.0%} with the same padding, which depends on the '
             'other images of the batch. Give all batches one shape: for '
@@ -77,14 +98,14 @@ def examine_cache(
     needed = info.epoch_bytes / GB
     if info.epoch_bytes > info.max_bytes:
         findings.warnings.append(
-            f'model.cache: the records of an epoch take {needed:.3g} GB, but '
+            f'{key}: the records of an epoch take {needed:.3g} GB, but '
             f'max_bytes={info.max_bytes} keeps {info.max_bytes / GB:.3g} GB: '
             'most are removed before their images come back. Raise '
             'max_bytes, or distil coarse levels alone and set cache.levels.'
         )
     if min(info.epoch_bytes, info.max_bytes) > info.free_bytes:
         findings.warnings.append(
-            f'model.cache: the records of an epoch take {needed:.3g} GB, but '
+            f'{key}: the records of an epoch take {needed:.3g} GB, but '
             f'"{folder}" has {info.free_bytes / GB:.3g} GB left. Training '
             'goes on without new records once the disk is full.'
         )

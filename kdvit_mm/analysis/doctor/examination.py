@@ -16,7 +16,7 @@ from kdvit_mm.analysis.configs import (
     explained,
     first_batch,
 )
-from kdvit_mm.analysis.doctor.cache import cache_elsewhere, examine_cache
+from kdvit_mm.analysis.doctor.cache import caches_elsewhere, examine_caches
 from kdvit_mm.analysis.doctor.findings import Findings
 from kdvit_mm.analysis.doctor.losses import examine_mappings, examine_step
 from kdvit_mm.analysis.doctor.teacher import (
@@ -55,9 +55,9 @@ def diagnose(
         scope = cfg.get('default_scope') or 'mmengine'
         with (
             DefaultScope.overwrite_default_scope(scope),
-            cache_elsewhere(cfg) as folder,
+            caches_elsewhere(cfg) as folders,
         ):
-            _examine(findings, cfg, depth, device, folder)
+            _examine(findings, cfg, depth, device, folders)
     except ConfigError as reason:
         findings.errors += reason.args
     return findings
@@ -68,7 +68,7 @@ def _examine(
     cfg: Config,
     depth: int,
     device: str | None,
-    cache_folder: str,
+    cache_folders: list[str],
 ) -> None:
     seed = cfg.get('randomness', {}).get('seed') or 0
     set_random_seed(seed)
@@ -97,8 +97,8 @@ def _examine(
             examine_teacher_setup(findings, model)
             try:
                 examine_batch(findings, cfg, model, batch, depth)
-                if cache_folder:
-                    examine_cache(findings, model, loader, cache_folder)
+                if cache_folders:
+                    examine_caches(findings, model, loader, cache_folders)
             except ConfigError as reason:
                 findings.errors += reason.args
         examine_training(findings, runner, suspected)

@@ -90,6 +90,7 @@ class CacheInfo:
     """A cache of the teacher's records.
 
     Attributes:
+        teacher (str): Whose it is: 'teacher', or 'teacher.NAME' of several.
         hits (float): Share of the images whose records would be there in the
             fourth epoch.
         same_pixels (float): The same if all batches had one shape.
@@ -99,6 +100,7 @@ class CacheInfo:
         free_bytes (int): Space that is left where the folder is.
     """
 
+    teacher: str
     hits: float
     same_pixels: float
     image_bytes: float
@@ -121,7 +123,7 @@ class Findings:
         fresh_loss (float | None): The lowest task loss of three freshly
             initialised models of the teacher's architecture.
         weights (dict[str, str]): By side, what its weights are loaded from.
-        cache (CacheInfo | None): The cache, if the config has one.
+        caches (list[CacheInfo]): The caches of teachers' records.
         errors (list[str]): Why the config cannot train.
         warnings (list[str]): What is probably not meant.
     """
@@ -134,7 +136,7 @@ class Findings:
     teacher_loss: float | None = None
     fresh_loss: float | None = None
     weights: dict[str, str] = field(default_factory=dict)
-    cache: CacheInfo | None = None
+    caches: list[CacheInfo] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 

@@ -5,17 +5,18 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from mmengine.runner.checkpoint import _load_checkpoint
 from mmrazor.models.algorithms import SingleTeacherDistill
-from mmrazor.registry import MODELS
 from torch import nn
 
 from kdvit_mm.analysis.configs import run_losses
 from kdvit_mm.analysis.doctor.findings import Findings, ModelInfo
 from kdvit_mm.analysis.doctor.models import describe_model, watched_modules
+from kdvit_mm.models.algorithms.lean_teacher import LeanTeacher
+from kdvit_mm.models.algorithms.multi_teacher_distill import Teachers
 from kdvit_mm.models.utils.checkpoint_kind import whose_weights
 from kdvit_mm.models.utils.random import isolated_rng
 
@@ -34,7 +35,9 @@ def examine_weights(
         cfg (Config): The config.
         model (SingleTeacherDistill): The algorithm.
     """
-    owner, teacher_loaded = '', False
+    owner, saved = '', set()
+    # mmrazor's algorithms save it.
+    keeps_teacher = not hasattr(model, 'lean_teachers')
     if cfg.get('load_from'):
         checkpoint = _load_checkpoint(
             cfg.load_from, map_location='cpu', logger='silent'
@@ -44,30 +47,53 @@ def examine_weights(
             for key, value in checkpoint.get('state_dict', checkpoint).items()
         }
         owner = whose_weights(model, state)
-        # LeanTeacherDistill leaves a teacher alone that it does not save.
-        teacher_loaded = getattr(model, 'teacher_in_checkpoint', True) and any(
-            key.startswith('teacher.') for key in state
-        )
+        saved = {key for key in state if key.startswith('teacher.')}
     student = _initialised_by(model.architecture)
-    if getattr(model, 'inherit', False):
-        student += "; what model.inherit names is the teacher's"
+    if any(teacher.get('inherit') for teacher in teachers_of(cfg)):
+        student += "; what inherit names is the teacher's"
     if owner:
         student = f'load_from: {cfg.load_from}'
-    teacher_cfg = cfg.model.teacher
-    teacher = _initialised_by(model.teacher)
-    if teacher_loaded:
-        teacher = f'load_from: {cfg.load_from}'
-    elif cfg.model.get('teacher_ckpt'):
-        teacher = f'teacher_ckpt: {cfg.model.teacher_ckpt}'
-    elif teacher_cfg.get('cfg_path') and teacher_cfg.get('pretrained'):
-        teacher = f'the checkpoint of cfg_path {teacher_cfg.cfg_path}'
-    elif '' not in _checkpoints(model.teacher):
-        findings.warnings.append(
-            'The teacher looks untrained: nothing loads its weights'
-            + (", and load_from has only the student's. " if owner else '. ')
-            + 'Set model.teacher_ckpt to its checkpoint.'
+    findings.weights = {'student': student}
+    for teacher in teachers_of(cfg):
+        name = teacher.get('name', '')
+        network = getattr(model.teacher, name) if name else model.teacher
+        start = f'teacher.{name}.' if name else 'teacher.'
+        # LeanTeacherDistill leaves a teacher alone that it does not save.
+        loaded = teacher.get('teacher_in_checkpoint', keeps_teacher) and any(
+            key.startswith(start) for key in saved
         )
-    findings.weights = {'student': student, 'teacher': teacher}
+        own = teacher.teacher
+        by = _initialised_by(network)
+        if loaded:
+            by = f'load_from: {cfg.load_from}'
+        elif teacher.get('teacher_ckpt'):
+            by = f'teacher_ckpt: {teacher.teacher_ckpt}'
+        elif own.get('cfg_path') and own.get('pretrained'):
+            by = f'the checkpoint of cfg_path {own.cfg_path}'
+        elif '' not in _checkpoints(network):
+            which = f'teacher "{name}"' if name else 'teacher'
+            findings.warnings.append(
+                f'The {which} looks untrained: nothing loads its weights'
+                + (
+                    ", and load_from has only the student's. "
+                    if owner
+                    else '. '
+                )
+                + 'Set model.teacher_ckpt to its checkpoint.'
+            )
+        findings.weights[start[:-1]] = by
+
+
+def teachers_of(cfg: Config) -> list[ConfigDict]:
+    """What the model of a config says of each of its teachers.
+
+    Args:
+        cfg (Config): The config.
+
+    Returns:
+        list[ConfigDict]: The model itself, or the entries of ``teachers``.
+    """
+    return list(cfg.model.get('teachers') or [cfg.model])
 
 
 def _initialised_by(model: nn.Module) -> str:
@@ -106,7 +132,20 @@ def examine_teacher_setup(
             'optimiser changes them. Unless that is meant, set '
             'model.teacher_trainable=False and do not unfreeze the teacher.'
         )
-    teacher = _normalisation(model.teacher.data_preprocessor)
+    lean_teachers = getattr(model, 'lean_teachers', ())
+    networks = [x.network for x in lean_teachers if not _prepares_own(x)]
+    for network in networks if lean_teachers else [model.teacher]:
+        _compare_normalisation(findings, model, network)
+
+
+def _prepares_own(lean: LeanTeacher) -> bool:
+    return lean.input is not None and lean.input.own_preprocessor
+
+
+def _compare_normalisation(
+    findings: Findings, model: SingleTeacherDistill, network: BaseModel
+) -> None:
+    teacher = _normalisation(network.data_preprocessor)
     fed = _normalisation(model.data_preprocessor)
     # A teacher without a data_preprocessor of its own says nothing.
     if any(teacher.values()):
@@ -115,7 +154,8 @@ def examine_teacher_setup(
                 findings.warnings.append(
                     f'The teacher expects {key}={value}, but both models are '
                     "fed by the student's data_preprocessor, with "
-                    f'{key}={fed[key]}. Give model.architecture and '
+                    f'{key}={fed[key]}. Set teacher_input='
+                    'dict(own_preprocessor=True), give model.architecture and '
                     'model.teacher the same data_preprocessor, or take a '
                     'teacher trained with the one of the student.'
                 )
@@ -185,14 +225,18 @@ def compare_with_fresh(
 
 
 def _fresh_loss(cfg: Config, data: dict[str, Any], seed: int) -> float:
-    teacher_cfg = copy.deepcopy(cfg.model.teacher)
-    if 'pretrained' in teacher_cfg:
-        teacher_cfg.pretrained = None
+    configs = {
+        teacher.get('name', 'only'): copy.deepcopy(teacher.teacher)
+        for teacher in teachers_of(cfg)
+    }
+    for teacher in configs.values():
+        if 'pretrained' in teacher:
+            teacher.pretrained = None
     with (
         isolated_rng(seed),
         DefaultScope.overwrite_default_scope(cfg.model.get('_scope_')),
     ):
-        model = MODELS.build(teacher_cfg)
+        model = Teachers(configs)
         for module in model.modules():
             if '' in _checkpoints(module):
                 module.init_cfg = None

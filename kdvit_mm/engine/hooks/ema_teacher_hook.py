@@ -60,24 +60,25 @@ class EMATeacherHook(Hook):
         Raises:
             TypeError: If the model is no ``LeanTeacherDistill``.
             ValueError: If its teacher is not the student's like, is loaded
-                from a checkpoint, folded, compiled or not saved.
+                from a checkpoint, folded, compiled, cached or not saved.
         """
         model = unwrapped(runner.model)
-        if not isinstance(model, LeanTeacherDistill):
+        if type(model) is not LeanTeacherDistill:
             raise TypeError(
                 'EMATeacherHook needs a LeanTeacherDistill as model, but got '
                 f'{type(model).__name__}. Remove it from custom_hooks.'
             )
-        if not model.teacher_in_checkpoint:
+        (lean,) = model.lean_teachers
+        if not lean.teacher_in_checkpoint:
             raise ValueError(
                 'EMATeacherHook: the average has to be in the checkpoints, or '
                 'a resumed run would start it anew. Set '
                 'model.teacher_in_checkpoint=True.'
             )
-        if model.compile_teacher:
+        if lean.compile_teacher or lean.cache is not None:
             raise ValueError(
-                'EMATeacherHook: model.compile_teacher is for a teacher whose '
-                'weights stay. Set it to False.'
+                'EMATeacherHook: model.compile_teacher and model.cache are '
+                'for a teacher whose weights stay. Leave them out.'
             )
         ours, theirs = (
             {name: value.shape for name, value in net.state_dict().items()}

@@ -29,19 +29,23 @@ class MatchingQueriesRecorder(ModuleOutputsRecorder):
         """Listens to the module.
 
         Args:
-            model (nn.Module | None): The detector.
+            model (nn.Module | None): The detector, or several by name.
 
         Raises:
             ValueError: If it has no module ``source`` or no queries.
         """
         super().prepare_from_model(model)
-        queries = getattr(model, 'num_queries', None)
-        if not queries:
-            raise ValueError(
-                f'MatchingQueries: {type(model).__name__} has no num_queries. '
-                "Record it with type='ModuleOutputs'."
-            )
-        self.num_queries: int = queries
+        assert model is not None
+        detector = getattr(model, self.source.partition('.')[0])
+        for owner in (model, detector):
+            queries = getattr(owner, 'num_queries', None)
+            if queries:
+                self.num_queries: int = queries
+                return
+        raise ValueError(
+            f'MatchingQueries: {type(model).__name__} has no num_queries. '
+            "Record it with type='ModuleOutputs'."
+        )
 
     def forward_hook(
         self, module: nn.Module, inputs: tuple, outputs: Any

@@ -1,6 +1,7 @@
 """Says in words why a distill loss cannot be computed."""
 
 import difflib
+from collections.abc import Container
 from typing import Any
 
 import torch
@@ -196,15 +197,15 @@ def are_scores(widths: list[int], classes: list[int | None]) -> bool:
 def missing_record(
     distiller: ConfigurableDistiller,
     model: nn.Module,
-    from_student: bool = False,
+    recorders: Container[str],
 ) -> str | None:
-    """Says which record of a side a loss asks for and did not get.
+    """Says which record of a teacher a loss asks for and did not get.
 
     Args:
         distiller (ConfigurableDistiller): The distiller after a forward of
-            that side.
-        model (nn.Module): The student or the teacher.
-        from_student (bool): Which of the two. Defaults to False.
+            the teacher.
+        model (nn.Module): The module in which sources are names.
+        recorders (Container[str]): Names of the teacher's recorders.
 
     Returns:
         str | None: Recorder, source, number of its calls and what to record
@@ -212,7 +213,7 @@ def missing_record(
     """
     for loss, mapping in distiller.loss_forward_mappings.items():
         for key, record in mapping.items():
-            if record['from_student'] is from_student:
+            if not record['from_student'] and record['recorder'] in recorders:
                 where = f'loss_forward_mappings.{loss}.{key}'
                 problem = _too_few_calls(distiller, model, record, where)
                 if problem:

@@ -1,10 +1,11 @@
 """Ends a teacher's forward as soon as all records are in."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import torch
 from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 
 from kdvit_mm.compat.patches.intact_records import RecordBuffer
 from kdvit_mm.models.recorders.module_tuple import sources_of
@@ -20,19 +21,23 @@ class _LastRecordIn(BaseException):
 @contextmanager
 def until_last_record(
     distiller: ConfigurableDistiller,
+    recorders: Mapping[str, BaseRecorder],
     settle: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    to_the_end: bool = False,
 ) -> Iterator[None]:
-    """Records the teacher's forward inside and leaves it at the last record.
+    """Records a teacher's forward inside and leaves it at the last record.
 
     Args:
-        distiller (ConfigurableDistiller): The distiller, whose teacher
-            recorders and deliveries are entered.
+        distiller (ConfigurableDistiller): The distiller, whose deliveries are
+            entered.
+        recorders (Mapping[str, BaseRecorder]): Its recorders of this teacher,
+            by name.
         settle (Callable | None): Applied to every recorded tensor. Defaults
             to None.
+        to_the_end (bool): Whether the forward is not left. Defaults to False.
     """
-    recorders = distiller.teacher_recorders.recorders
     deliveries = distiller.deliveries.deliveries.values()
-    wanted = wanted_records(distiller)
+    wanted = None if to_the_end else wanted_records(distiller, recorders)
 
     def notify() -> None:
         if (
@@ -48,7 +53,9 @@ def until_last_record(
     for delivery in deliveries:
         delivery.data_queue.clear()
         delivery.data_queue.notify = notify
-    with distiller.teacher_recorders, distiller.deliveries:
+    with ExitStack() as stack:
+        for context in (*recorders.values(), distiller.deliveries):
+            stack.enter_context(context)
         buffers = [
             recorder.data_buffer
             for recorder in recorders.values()
@@ -65,11 +72,15 @@ def until_last_record(
                 listener.notify = None
 
 
-def wanted_records(distiller: ConfigurableDistiller) -> dict[str, int] | None:
-    """Counts the records of the teacher that the distill losses need.
+def wanted_records(
+    distiller: ConfigurableDistiller, recorders: Mapping[str, BaseRecorder]
+) -> dict[str, int] | None:
+    """Counts the records of a teacher that the distill losses need.
 
     Args:
         distiller (ConfigurableDistiller): The distiller.
+        recorders (Mapping[str, BaseRecorder]): Its recorders of this teacher,
+            by name.
 
     Returns:
         dict[str, int] | None: The number of records by recorder, or None
@@ -79,13 +90,12 @@ def wanted_records(distiller: ConfigurableDistiller) -> dict[str, int] | None:
     if own is not ConfigurableDistiller.compute_distill_losses:
         return None
     wanted = {
-        name: len(sources_of(recorder))
-        for name, recorder in distiller.teacher_recorders.recorders.items()
+        name: len(sources_of(recorder)) for name, recorder in recorders.items()
     }
     for mapping in distiller.loss_forward_mappings.values():
         for record in mapping.values():
-            if not record['from_student']:
-                name = record['recorder']
+            name = record['recorder']
+            if not record['from_student'] and name in wanted:
                 index = record.get('record_idx', 0)
                 wanted[name] = max(wanted[name], index + 1)
     return wanted

@@ -1,7 +1,7 @@
 """Records of a frozen teacher, kept for images that come back."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from mmengine.structures import BaseDataElement
 from mmrazor.models.distillers import ConfigurableDistiller
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from mmrazor.models.task_modules.recorder.param_recorder import (
     ParameterRecorder,
 )
@@ -23,6 +24,7 @@ from kdvit_mm.registry import TASK_UTILS
 
 # What a record may hold besides tensors.
 PLAIN = (bool, int, float, str, type(None))
+Batch = tuple[torch.Tensor, list[BaseDataElement] | None]
 
 
 @TASK_UTILS.register_module()
@@ -85,12 +87,17 @@ class TeacherCache:
         self._proven = ''
 
     def prepare(
-        self, distiller: ConfigurableDistiller, description: str
+        self,
+        distiller: ConfigurableDistiller,
+        recorders: Mapping[str, BaseRecorder],
+        description: str,
     ) -> None:
         """Checks that nothing is distilled that is not kept.
 
         Args:
             distiller (ConfigurableDistiller): The distiller.
+            recorders (Mapping[str, BaseRecorder]): Its recorders of this
+                teacher, by name.
             description (str): What its records depend on, besides weights and
                 code of the teacher.
 
@@ -105,12 +112,12 @@ class TeacherCache:
                 'teacher computes on its way, which is not kept. Drop '
                 'model.cache or the deliveries.'
             )
-        recorders = distiller.teacher_recorders.recorders
         for loss, mapping in distiller.loss_forward_mappings.items():
             for key, record in mapping.items():
                 if (
                     self.levels is None
                     or record['from_student']
+                    or record['recorder'] not in recorders
                     or isinstance(
                         recorders[record['recorder']], ParameterRecorder
                     )
@@ -127,19 +134,20 @@ class TeacherCache:
     def record(
         self,
         distiller: ConfigurableDistiller,
+        recorders: Mapping[str, BaseRecorder],
         teacher: nn.Module,
-        images: torch.Tensor,
-        samples: list[BaseDataElement] | None,
+        batch: Batch,
         run: Callable[[torch.Tensor, Any], None],
     ) -> float:
         """Fills the teacher's recorders, from the folder where it can.
 
         Args:
             distiller (ConfigurableDistiller): The distiller.
+            recorders (Mapping[str, BaseRecorder]): Its recorders of this
+                teacher, by name.
             teacher (nn.Module): The teacher.
-            images (torch.Tensor): Images of shape (N, C, H, W).
-            samples (list[BaseDataElement] | None): Their samples, without
-                ground truth.
+            batch (tuple): Images of shape (N, C, H, W), and their samples,
+                without ground truth, or None.
             run (Callable): Runs the teacher on images and samples, which
                 fills the recorders.
 
@@ -150,9 +158,11 @@ class TeacherCache:
             ValueError: If a record does not have one row per image, or
                 depends on the other images of the batch.
         """
-        group = self._find_group(distiller, teacher, images.device)
+        images, samples = batch
+        wanted = str(wanted_records(distiller, recorders))
+        group = self._find_group(wanted, teacher, images.device)
         if group != self._proven:
-            self._prove(distiller, images, samples, run)
+            self._prove(recorders, images, samples, run)
             self._proven = group
         names = [
             image_key(image, None if samples is None else samples[n])
@@ -162,25 +172,22 @@ class TeacherCache:
         missing = [n for n, row in enumerate(rows) if row is None]
         if missing:
             run(*_chosen(images, samples, missing))
-            found = self._rows(distiller, len(missing))
+            found = self._rows(recorders, len(missing))
             for n, row in zip(missing, found, strict=True):
                 rows[n] = row
                 self.store.put(group, names[n], _mapped(row, torch.Tensor.cpu))
-        _replay(distiller, rows, images.device)
+        _replay(recorders, rows, images.device)
         return 1 - len(missing) / len(images)
 
     def _find_group(
-        self,
-        distiller: ConfigurableDistiller,
-        teacher: nn.Module,
-        device: torch.device,
+        self, wanted: str, teacher: nn.Module, device: torch.device
     ) -> str:
         """Stands for all that records depend on besides the image."""
         weights = [*teacher.parameters(), *teacher.buffers()]
         one = torch.ones(1, 1, device=device)
         state = (
             device.type,
-            str(wanted_records(distiller)),
+            wanted,
             # Of autocast around the training step.
             str((one @ one).dtype),
             [(weight.data_ptr(), weight._version) for weight in weights],
@@ -199,7 +206,7 @@ class TeacherCache:
 
     def _prove(
         self,
-        distiller: ConfigurableDistiller,
+        recorders: Mapping[str, BaseRecorder],
         images: torch.Tensor,
         samples: list[BaseDataElement] | None,
         run: Callable[[torch.Tensor, Any], None],
@@ -209,9 +216,9 @@ class TeacherCache:
             images = torch.cat([images, images.flip(-1)])
             samples = samples and samples * 2
         run(images, samples)
-        in_batch = self._rows(distiller, len(images))[0]['records']
+        in_batch = self._rows(recorders, len(images))[0]['records']
         run(*_chosen(images, samples, [0]))
-        alone = self._rows(distiller, 1)[0]['records']
+        alone = self._rows(recorders, 1)[0]['records']
         for name in in_batch:
             shapes, other_shapes = (
                 _mapped(record[name], lambda x: tuple(x.shape))
@@ -235,11 +242,11 @@ class TeacherCache:
                 )
 
     def _rows(
-        self, distiller: ConfigurableDistiller, number: int
+        self, recorders: Mapping[str, BaseRecorder], number: int
     ) -> list[dict[str, Any]]:
         """Takes the records of each image out of the recorders."""
         records: dict[str, Any] = {}
-        for name, recorder in distiller.teacher_recorders.recorders.items():
+        for name, recorder in recorders.items():
             buffer = recorder.data_buffer
             # Parameters and modules are there without a forward.
             if not isinstance(buffer, RecordBuffer):
@@ -384,7 +391,7 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
 
 
 def _replay(
-    distiller: ConfigurableDistiller,
+    recorders: Mapping[str, BaseRecorder],
     rows: list[dict[str, Any]],
     device: torch.device,
 ) -> None:
@@ -404,7 +411,6 @@ def _replay(
         return first
 
     records = join([row['records'] for row in rows])
-    recorders = distiller.teacher_recorders.recorders
     for name, buffer in records.items():
         recorders[name].reset_data_buffer()
         for record in buffer:

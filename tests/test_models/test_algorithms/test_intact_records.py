@@ -134,10 +134,9 @@ def test_overwritten_deliveries(monkeypatch):
         dict(type='mmrazor.ConfigurableDistiller', distill_deliveries=config)
     )
     algorithm.distiller = distiller
-    algorithm._teacher_mode = None
     # The teacher goes on to its head, as no record tells it to stop.
     distiller.loss_forward_mappings = {}
-    monkeypatch.setattr(last_record, 'wanted_records', lambda _: None)
+    monkeypatch.setattr(last_record, 'wanted_records', lambda *_: None)
     got = []
     algorithm.student.neck.register_forward_pre_hook(
         lambda module, inputs: got.append(inputs[0][0].clone())
@@ -245,7 +244,7 @@ def test_head_of_a_detector_without_losses_in_eval_mode(small_detr):
         algorithm.teacher(**copy.deepcopy(data), mode='predict')
     handle.remove()
     losses = algorithm(**data, mode='loss')
-    assert algorithm._teacher_mode == 'tensor'
+    assert algorithm.lean_teachers[0]._mode == 'tensor'
     assert torch.isfinite(losses['distill.loss_l2'])
     recorder = algorithm.distiller.teacher_recorders.recorders['rec']
     assert torch.equal(recorder.get_record_data(), plain[0])
