@@ -25,8 +25,6 @@ from mmengine.visualization import Visualizer
 for package in (mmdet, mmpretrain, mmseg):
     package.utils.register_all_modules(init_default_scope=False)
 
-HIGHEST_FILE = os.sysconf('SC_OPEN_MAX')
-
 
 class ForkedPopen(subprocess.Popen):
     """Forks for commands ``[sys.executable, 'FILE.py', ...]``."""
@@ -52,9 +50,12 @@ def run_program(
     argv: list[str], env: Mapping[str, str] | None, files: Collection[int]
 ) -> NoReturn:
     """Runs a program as a new interpreter would, and ends the process."""
-    kept = sorted(files)
-    for low, high in zip((2, *kept), (*kept, HIGHEST_FILE), strict=True):
-        os.closerange(low + 1, high)
+    # Closed, another file could get its number, and be closed when what had
+    # it first becomes garbage.
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in map(int, os.listdir('/dev/fd')):
+        if number > 2 and number not in (null, *files):
+            os.dup2(null, number, inheritable=False)
     for number, name, mode, buffering in (
         (0, 'stdin', 'r', -1), (1, 'stdout', 'w', -1), (2, 'stderr', 'w', 1),
     ):  # fmt: skip
