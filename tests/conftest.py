@@ -1,7 +1,12 @@
+import gc
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.config import config
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
 
@@ -11,6 +16,26 @@ from kdvit_mm.datasets import DigitSceneParams, make_digit_scenes
 # ignored, and so all that these start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def check_syntax(text: str, **options: object) -> tuple[str, bool]:
+    """In place of yapf, which lays a config out for longer than tests train.
+
+    A run does so for its log and for each checkpoint.
+    """
+    compile(text, 'config', 'exec')
+    return text, False
+
+
+config.FormatCode = check_syntax
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what has been imported to no garbage collection.
+
+    mmengine's data sets start one each.
+    """
+    gc.freeze()
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -29,3 +54,17 @@ def digits(tmp_path_factory) -> Path:
     )
     make_digit_scenes(root, params)
     return root
+
+
+@pytest.fixture(scope='module')
+def forked() -> Iterator[None]:
+    """Python programs that are started become copies of this process."""
+    # After a fork CUDA cannot be used.
+    if torch.cuda.is_available():
+        yield
+        return
+    from tests.forked import ForkedPopen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, 'Popen', ForkedPopen)
+        yield

@@ -771,6 +771,7 @@ def test_segmentation(write, data_root):
     }
 
 
+@pytest.mark.usefixtures('forked')
 def test_command(write):
     path = write(algorithm(student=gfl(8, 8)))
     done = subprocess.run(

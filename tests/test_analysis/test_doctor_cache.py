@@ -170,6 +170,7 @@ def test_too_little_room(write):
     assert 'cache.levels' in warning
 
 
+@pytest.mark.usefixtures('forked')
 def test_the_command_shows_it(write):
     done = subprocess.run(
         [

@@ -351,6 +351,7 @@ def test_measuring_alone_changes_nothing(digits, tmp_path):
     assert_same(*(run(c).model.student.state_dict() for c in (auto, alone)))
 
 
+@pytest.mark.usefixtures('forked')
 def test_two_ranks_agree(tmp_path):
     """On the mean of the shares of both, whose points differ."""
     script = str(Path(__file__).with_name('auto_weight_on_two_ranks.py'))

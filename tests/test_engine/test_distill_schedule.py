@@ -220,6 +220,7 @@ def test_a_plain_model_and_a_loop_of_iterations_are_refused(digits, tmp_path):
         Runner.from_cfg(cfg).train()
 
 
+@pytest.mark.usefixtures('forked')
 def test_stopped_losses_on_two_ranks(tmp_path):
     """DDP waits for the gradients of their connectors, too."""
     script = str(Path(__file__).with_name('stop_on_two_ranks.py'))

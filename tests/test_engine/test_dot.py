@@ -407,6 +407,7 @@ def test_resumed_training_equals_training_straight(digits, tmp_path):
     assert names == {'task_momentum', 'distill_momentum'}
 
 
+@pytest.mark.usefixtures('forked')
 def test_two_ranks_train_as_one_with_the_joined_batch(digits, tmp_path):
     def make(name: str, batch_size: int, **changes: Any) -> Config:
         cfg = config(CLS, digits, tmp_path / name, 1)

@@ -157,6 +157,7 @@ def test_resumed_training_equals_training_straight(digits, tmp_path):
         assert torch.equal(one[key], other[key]), key
 
 
+@pytest.mark.usefixtures('forked')
 def test_two_ranks_agree(digits, tmp_path):
     """And are what one process is, were it not for the order of sums."""
 

@@ -35,6 +35,8 @@ BIG = CONFIGS / 'resnet18-w0.25_10e_digits-32.py'
 SMALL = CONFIGS / 'resnet18-w0.0625_10e_digits-32.py'
 KD = CONFIGS / 'kd_logits_resnet18-w0.25_resnet18-w0.0625_10e_digits-32.py'
 
+pytestmark = pytest.mark.usefixtures('forked')
+
 
 def write(folder: Path, content: object) -> Path:
     file = folder / 'recipe.yml'

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from tests.resume_checks import read_config
@@ -12,6 +13,7 @@ from tests.test_models.test_algorithms.test_mutual_distill import MUTUAL
 from tests.test_models.test_algorithms.test_self_distill import SELF
 
 
+@pytest.mark.usefixtures('forked')
 def test_ranks_have_equal_weights(digits, tmp_path):
     """Distillation of the last run stops, and with it its branches' losses."""
     configs = [

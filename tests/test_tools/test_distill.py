@@ -713,6 +713,7 @@ def run(*args, **options):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('forked')
 def test_the_command_goes_all_the_way(write, tmp_path):
     student = write('resnet', 'student')
     teacher = write('resnet', 'teacher')
@@ -742,6 +743,7 @@ def test_the_command_goes_all_the_way(write, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('forked')
 def test_the_command_ends_with_status_2(write, tmp_path):
     student = write('gfl', 'student')
     done = run(

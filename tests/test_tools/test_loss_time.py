@@ -19,6 +19,7 @@ def loss_time(monkeypatch):
     return importlib.import_module('loss_time')
 
 
+@pytest.mark.usefixtures('forked')
 def test_table(tmp_path):
     """On maps of 8 × 12 and below, from another folder."""
     options = ['--size', '64', '96', '--boxes', '3', '--rounds', '1']

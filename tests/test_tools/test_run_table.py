@@ -19,6 +19,8 @@ from kdvit_mm.benchmark.table import TableError, read_table
 from kdvit_mm.engine.stages import Stage
 from tests.tables import BIG, ROOT, SMALL, describe, write
 
+pytestmark = pytest.mark.usefixtures('forked')
+
 
 @pytest.fixture(scope='module')
 def run_table():

@@ -126,6 +126,7 @@ def test_ctrl_c_says_how_to_go_on(digits, tmp_path):
     assert last.is_file()
 
 
+@pytest.mark.usefixtures('forked')
 def test_wrong_options_end_with_a_sentence(monkeypatch, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text('model = dict()')
@@ -263,6 +264,7 @@ def test_amp_trains_a_demo_config(train_tool, digits, tmp_path):
     assert all(p.isfinite().all() for p in runner.model.parameters())
 
 
+@pytest.mark.usefixtures('forked')
 def test_exporting_a_plain_checkpoint_is_refused(tmp_path):
     path = tmp_path / 'plain.pth'
     torch.save({'state_dict': {'weight': torch.zeros(1)}}, path)

@@ -237,6 +237,7 @@ def test_a_peer_may_be_the_name_of_a_config():
     assert losses['distill.loss_student_wide'] > 0
 
 
+@pytest.mark.usefixtures('forked')
 def test_any_student_is_exported(digits, tmp_path):
     run(read_config(MUTUAL['cls'], digits, tmp_path / 'mutual', 1))
     checkpoint = tmp_path / 'mutual' / 'epoch_1.pth'

@@ -16,7 +16,6 @@ from tests.test_models.test_algorithms.test_lean_teacher_distill import (
     teacher_records,
 )
 
-ROOT = Path(__file__).resolve().parents[3]
 HITS = 'teacher.cache_hits'
 
 
@@ -516,12 +515,12 @@ def test_wrong_configs_say_so(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures('forked')
 def test_two_ranks_share_a_folder(tmp_path):
-    script = 'tests.test_models.test_algorithms.cache_on_two_ranks'
+    script = str(Path(__file__).with_name('cache_on_two_ranks.py'))
     ranks = [
         subprocess.Popen(
-            [sys.executable, '-m', script, tmp_path, str(rank)],
-            cwd=ROOT,
+            [sys.executable, script, tmp_path, str(rank)],
             stderr=subprocess.PIPE,
             text=True,
         )

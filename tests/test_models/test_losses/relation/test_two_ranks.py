@@ -13,7 +13,7 @@ from tests.test_models.test_losses.relation.two_ranks import (
     remembered,
 )
 
-ROOT = Path(__file__).resolve().parents[4]
+pytestmark = pytest.mark.usefixtures('forked')
 #: State of the two losses, in checkpoints.
 STATE = ('bank_s', 'pixel_queue')
 
@@ -47,19 +47,21 @@ def configs(digits, folder):
 def ranks(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp('two_ranks')
     files = configs(digits, folder)
-    # As a module, so that tests means this checkout's.
-    script = 'tests.test_models.test_losses.relation.two_ranks'
+    script = str(Path(__file__).with_name('two_ranks.py'))
     outs = [folder / f'{rank}.pth' for rank in range(2)]
     started = [
         subprocess.Popen(
             [
-                *(sys.executable, '-m', script),
-                *(folder / 'store', out, str(rank), *files),
+                sys.executable,
+                script,
+                folder / 'store',
+                out,
+                str(rank),
+                *files,
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=ROOT,
         )
         for rank, out in enumerate(outs)
     ]
