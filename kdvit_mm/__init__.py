@@ -16,7 +16,7 @@ from kdvit_mm import compat
 
 compat.install()
 
-from kdvit_mm import datasets, engine, models  # noqa: E402
+from kdvit_mm import datasets, engine, models, selection  # noqa: E402
 from kdvit_mm.version import __version__  # noqa: E402
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     'datasets',
     'engine',
     'models',
+    'selection',
 ]
 
 

@@ -62,7 +62,7 @@ def _explain_unknown_keys(cls: type) -> None:
     """Makes ``cls(unknown=...)`` name the closest key that it knows.
 
     The ``renamed_keys`` of a class, new names by old ones, are taken with a
-    warning.
+    warning; of its ``removed_keys`` it says what is there instead.
     """
     init = cls.__init__  # type: ignore[misc]
     parameters = inspect.signature(init).parameters
@@ -70,6 +70,7 @@ def _explain_unknown_keys(cls: type) -> None:
         return
     known = [name for name in parameters if name != 'self']
     renamed: dict[str, str] = getattr(cls, 'renamed_keys', {})
+    removed: dict[str, str] = getattr(cls, 'removed_keys', {})
 
     @functools.wraps(init)
     def checked_init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -88,6 +89,11 @@ def _explain_unknown_keys(cls: type) -> None:
                 stacklevel=2,
             )
         for key in kwargs:
+            if key in removed:
+                raise TypeError(
+                    f'{cls.__name__} has no config key "{key}" any more. '
+                    f'{removed[key]}'
+                )
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
                 hint = f' Did you mean "{close[0]}"?' if close else ''

@@ -13,11 +13,13 @@ from mmengine.utils import digit_version
 from torch import nn
 
 import kdvit_mm  # noqa: F401
-from kdvit_mm.engine.hooks import LevelSelectionHook
 from kdvit_mm.models.ensembles import MERGERS
-from kdvit_mm.models.recorders.fpn_level_selection import Pyramid
-from kdvit_mm.models.selectors.benefits import image_losses, level_benefits
 from kdvit_mm.registry import MODELS
+from kdvit_mm.selection import Phase, State
+from kdvit_mm.selection.controller import find_controller
+from kdvit_mm.selection.gradients import GradientWatch
+from kdvit_mm.selection.probes import choice_regrets, image_losses
+from kdvit_mm.selection.recorder import Pyramid
 from tests.examples import Example, read_examples, samples
 from tests.fake_gpu import GPU, fake_gpu, maps
 from tests.loss_checks import classification_batch
@@ -99,27 +101,25 @@ SELECTORS = dict(
     AllLevels=[{}],
     FixedLevels=[dict(levels=[1])],
     RandomLevels=[dict(rate=0.3), dict(cost=0.7)],
-    GreedyLevels=[{}, dict(remembers=True)],
-    RegressedLevels=[{}, dict(remembers=True)],
+    GreedyLevels=[{}],
+    RegressedLevels=[{}],
     GatedLevels=[{}],
-    PPOLevels=[
-        dict(remembers=True),
-        dict(action='joint', shuffle_rewards=True),
-        dict(algorithm='reinforce'),
-        dict(frozen=True),
-    ],
+    PPOLevels=[{}, dict(frozen=True)],
+    JointPPOLevels=[{}],
+    ShuffledPPOLevels=[{}],
+    ReinforceLevels=[{}],
 )
 
 
 def choose(kind: str, options: dict) -> None:
     """Chooses, is told what came of it, learns and chooses again."""
     selector = build(kind, num_levels=3, lambda_cost=0.1, **options)
-    costs = torch.tensor(COSTS)
-    images = torch.arange(2)
+    state = State(pyramid(), pyramid(), torch.tensor(COSTS))
     for mode in (True, False):
         selector.train(mode)
-        selection = selector(pyramid(), pyramid(), costs, images)
-        assert {x.device for x in vars(selection).values()} == {GPU}
+        plan = selector.plan(state)
+        found = [x for x in vars(plan).values() if x is not None]
+        assert {x.device for x in found} == {GPU}
         if mode:
             quality = torch.rand(2, 3, device=GPU)
             selector.observe(quality, torch.ones(2, device=GPU) > 0)
@@ -147,37 +147,24 @@ def grad_norm() -> None:
     weights.step(maps(3).detach(), maps(3).detach())
 
 
-def student_of_influence() -> nn.Module:
-    convs = (nn.Conv2d(4, 4, 3, padding=1) for _ in SIZES)
-    return nn.ModuleList(convs).to(GPU)
-
-
-@case('AlignedQuality', 'InfluenceQuality', 'MeasuredQuality')
-def quality() -> None:
-    for kind in ('AlignedQuality', 'MeasuredQuality', 'InfluenceQuality'):
-        options, student = {}, student_of_influence()
-        if kind == 'InfluenceQuality':
-            options = dict(convs=['0', '1', '2'])
-        measure = build(kind, num_levels=3, **options)
-        if kind == 'InfluenceQuality':
-            measure.attach(student)
-            measure.see_held_out(maps(1).sum())
-        found = pyramid()
-        if kind == 'InfluenceQuality':
-            for conv, level in zip(student, found, strict=True):
-                conv(level)
-        applied = torch.ones(2, 3, device=GPU) > 0
-        if kind == 'MeasuredQuality':
-            measure.see_losses(torch.rand(2, device=GPU))
-            measure.see_losses(torch.rand(2, device=GPU))
-        measure.watch(found, applied)
-        # What autograd does in a backward.
-        for level, size in enumerate(SIZES):
-            for part in ('task', 'distill'):
-                gradient = torch.rand(2, 4, size, size, device=GPU)
-                measure._measure(level, True, part, gradient)
-        assert measure.take(applied).device == GPU
-        assert measure.distill_norms().device == GPU
+@case('AlignedReward', 'MeasuredReward')
+def rewards() -> None:
+    applied = torch.ones(2, 3, device=GPU) > 0
+    watch = GradientWatch(3)
+    watch.watch(pyramid(), applied)
+    # What autograd does in a backward.
+    for level, size in enumerate(SIZES):
+        for kind in ('task', 'distill'):
+            gradient = torch.rand(2, 4, size, size, device=GPU)
+            watch.notice(level, applied[:, level], kind, gradient)
+    gradients = watch.take()
+    assert gradients.distill_norms.device == GPU
+    for kind in ('AlignedReward', 'MeasuredReward'):
+        reward = build(kind, num_levels=3)
+        measure = partial(torch.rand, 2, device=GPU)
+        reward.before_step(measure)
+        found = reward.after_step(applied, gradients, measure)
+        assert found.device == GPU
 
 
 @case('LevelWise')
@@ -205,7 +192,7 @@ def selected_levels() -> None:
     for kind, more in (
         ('AllLevels', {}),
         ('RandomLevels', dict(grad_norm=dict(), connector=connector)),
-        ('GatedLevels', dict(quality=dict(type='MeasuredQuality'))),
+        ('GatedLevels', dict(reward=dict(type='MeasuredReward'))),
     ):
         loss = build(
             'SelectedLevelsLoss',
@@ -214,15 +201,14 @@ def selected_levels() -> None:
             num_levels=3,
             **more,
         )
-        for applies in (True, False):
-            loss.applies_selection = applies
+        for phase in Phase:
+            loss.controller.before_step(phase, None)
             with GPU:
                 found = samples()
             assert loss(pyramid(), pyramid(), found).device == GPU
-            for value in vars(loss.last).values():
-                if isinstance(value, torch.Tensor):
-                    assert value.device == GPU
-        assert loss._nothing(0).device == GPU
+            outcome = loss.controller.outcome
+            assert {outcome.mask.device, outcome.losses.device} == {GPU}
+        assert loss.level_wise._nothing(0, GPU).device == GPU
 
 
 def train_step(model: nn.Module, size: int = 128) -> dict:
@@ -301,7 +287,7 @@ def test_level_selection_and_its_probes(monkeypatch) -> None:
         distill_losses=dict(
             loss_levels=dict(
                 type='SelectedLevelsLoss',
-                selector=dict(type='PPOLevels', remembers=True),
+                selector=dict(type='PPOLevels'),
                 loss=dict(type='CWDLoss'),
                 num_levels=5,
             )
@@ -322,13 +308,12 @@ def test_level_selection_and_its_probes(monkeypatch) -> None:
         model = MODELS.build(algorithm(distiller=selection)).to(GPU)
         train_step(model)
         batch = detection_batch(size=128)
-        hook = LevelSelectionHook(probe_interval=1)
-        hook.algorithm = model
-        hook.loss = model.distiller.distill_losses.loss_levels
-        hook._facts(hook.loss.last)
-        assert level_benefits(model, batch).quality.device == GPU
+        controller = find_controller(model)
+        controller.facts(controller.outcome)
+        choice_regrets(model, batch)
         assert image_losses(model, batch).device == GPU
-        hook._regrets(batch)
+        assert controller.after_step(None)[1].quality.device == GPU
+        controller.learn()
 
 
 def without_autograd(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,4 +115,4 @@ def test_level_selection_resumes_on_a_gpu(digits, tmp_path):
     runner = run('rl', digits, work_dir, amp=False, epochs=2, resume=True)
     # Eight iterations, the buffer of the first epoch's last one kept.
     loss = runner.model.distiller.distill_losses.loss_levels
-    assert int(loss.selector.updates) == 2
+    assert int(loss.controller.selector.updates) == 2

@@ -13,7 +13,10 @@ from mmengine.config import Config, ConfigDict
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import _load_checkpoint
 from torch.utils.data import DataLoader
+
+STUDENT = 'architecture.'
 
 
 class ConfigError(ValueError):
@@ -118,6 +121,44 @@ def build_algorithm(cfg: Config, init_student: bool = True) -> BaseModel:
     return model
 
 
+def load_trained(algorithm: BaseModel, checkpoint: str) -> list[str]:
+    """Loads a student, and the distiller as far as the checkpoint has it.
+
+    Args:
+        algorithm (BaseModel): The algorithm.
+        checkpoint (str): File or URL of a checkpoint of the algorithm or of
+            its student alone.
+
+    Returns:
+        list[str]: Keys of the distiller that the checkpoint lacks.
+
+    Raises:
+        OSError: If the checkpoint cannot be read.
+        ValueError: If it does not fit the student or the distiller.
+    """
+    loaded = _load_checkpoint(checkpoint, map_location='cpu', logger='silent')
+    state = loaded.get('state_dict', loaded)
+    state = {key.removeprefix('module.'): x for key, x in state.items()}
+    if not any(key.startswith(STUDENT) for key in state):
+        state = {STUDENT + key: x for key, x in state.items()}
+    try:
+        missing, unexpected = algorithm.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(f'{checkpoint} does not fit: {error}') from error
+    wrong = [
+        [key.removeprefix(STUDENT) for key in keys if key.startswith(STUDENT)]
+        for keys in (missing, unexpected)
+    ]
+    if any(wrong):
+        raise ValueError(
+            f'{checkpoint} does not fit model.architecture '
+            f'({type(algorithm.architecture).__name__}): {len(wrong[0])} keys '
+            f'missing {wrong[0][:3]}, {len(wrong[1])} unexpected '
+            f'{wrong[1][:3]}. Give the config that it was trained with.'
+        )
+    return [key for key in missing if key.startswith('distiller.')]
+
+
 def dataloader_config(cfg: Config, split: str) -> ConfigDict:
     """A data loader of a config, without workers.
 
@@ -133,6 +174,19 @@ def dataloader_config(cfg: Config, split: str) -> ConfigDict:
     # torch refuses this one where there are no workers.
     loader.pop('prefetch_factor', None)
     return loader
+
+
+def build_dataloader(cfg: Config, split: str) -> DataLoader:
+    """Builds a data loader of a config, without workers.
+
+    Args:
+        cfg (Config): The config, in whose default scope this has to run.
+        split (str): 'train', 'val' or 'test'.
+
+    Returns:
+        DataLoader: The data loader.
+    """
+    return Runner.build_dataloader(dataloader_config(cfg, split))
 
 
 def build_train_loader(cfg: Config, seed: int) -> DataLoader:

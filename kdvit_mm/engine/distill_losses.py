@@ -10,7 +10,6 @@ from mmrazor.models.distillers import ConfigurableDistiller
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from kdvit_mm.models.losses.wrappers.selected_levels import SelectedLevelsLoss
 from kdvit_mm.models.utils.checkpoint_kind import unwrapped
 
 
@@ -110,8 +109,9 @@ def obstacle_to_measuring(
     Returns:
         str | None: The obstacle, or None.
     """
-    if any(isinstance(loss, SelectedLevelsLoss) for loss in losses):
-        return 'SelectedLevelsLoss measures them itself'
+    for loss in losses:
+        if getattr(loss, 'decides', False):
+            return f'{type(loss).__name__} measures them itself'
     if is_model_wrapper(wrapper) and not isinstance(
         wrapper, DistributedDataParallel
     ):

@@ -8,7 +8,6 @@ from kdvit_mm.models import (
     ensembles,
     losses,
     recorders,
-    selectors,
 )
 
 __all__ = [
@@ -19,5 +18,4 @@ __all__ = [
     'ensembles',
     'losses',
     'recorders',
-    'selectors',
 ]

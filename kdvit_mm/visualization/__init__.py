@@ -2,7 +2,6 @@
 
 from kdvit_mm.visualization.condensation import draw_condensation
 from kdvit_mm.visualization.curves import plot_runs, read_scalars
-from kdvit_mm.visualization.levels import read_decisions
 from kdvit_mm.visualization.pictures import draw_sample, plot_grid
 
 __all__ = [
@@ -10,6 +9,5 @@ __all__ = [
     'draw_sample',
     'plot_grid',
     'plot_runs',
-    'read_decisions',
     'read_scalars',
 ]

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from kdvit_mm.visualization import read_scalars
-from tests.test_engine.test_level_selection import RL, config, run
 from tests.test_engine.test_training import DEMO
+from tests.test_selection.test_hook import RL, config, run
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools' / 'analysis'
 FGD = DEMO.parent / '_base_' / 'distillers' / 'fgd_fpn_small.py'

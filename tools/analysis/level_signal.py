@@ -22,17 +22,19 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from prettytable import PrettyTable
 
-from kdvit_mm.analysis.configs import build_algorithm
-from kdvit_mm.analysis.level_signal import (
+from kdvit_mm.analysis.configs import (
+    build_algorithm,
+    build_dataloader,
+    load_trained,
+)
+from kdvit_mm.datasets.preparation import data_options
+from kdvit_mm.selection.analysis import (
     Report,
     Signal,
     analyse,
-    build_dataloader,
-    load_trained,
     measure,
     selected_loss_config,
 )
-from kdvit_mm.datasets.preparation import data_options
 
 PRICES = (0.0, 0.3, 0.5, 1.0)
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
 from mmengine.logging import MMLogger
@@ -26,22 +25,15 @@ from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from torch.utils.data import DataLoader
 
-from kdvit_mm.analysis.configs import build_algorithm
-from kdvit_mm.analysis.level_signal import (
+from kdvit_mm.analysis.configs import (
+    build_algorithm,
     build_dataloader,
     load_trained,
-    selected_loss_config,
 )
 from kdvit_mm.datasets.preparation import data_options
-from kdvit_mm.models.selectors.benefits import (
-    find_selected_loss,
-    level_benefits,
-    undisturbed,
-)
-from kdvit_mm.models.selectors.memory import image_keys
 from kdvit_mm.models.utils.random import isolated_rng
-from kdvit_mm.visualization.curves import read_scalars
-from kdvit_mm.visualization.levels import (
+from kdvit_mm.selection.analysis import selected_loss_config
+from kdvit_mm.selection.plots import (
     NothingToPlot,
     known_quality,
     last_decisions,
@@ -55,6 +47,8 @@ from kdvit_mm.visualization.levels import (
     rates_by_size,
     read_decisions,
 )
+from kdvit_mm.selection.probes import level_benefits
+from kdvit_mm.visualization.curves import read_scalars
 
 
 def parse_args() -> argparse.Namespace:
@@ -265,11 +259,8 @@ def draw_image(
     # The same augmentation whenever it is drawn.
     with isolated_rng(0):
         data = dataloader.collate_fn([dataloader.dataset[index]])
-    found = level_benefits(algorithm, data)
-    with undisturbed(algorithm), torch.no_grad():
-        selector = find_selected_loss(algorithm).selector
-        images = image_keys(found.data_samples)
-        selection = selector(*found.pyramids, found.costs, images)
+    plan, outcome = level_benefits(algorithm, data)
+    maps = {'student': outcome.state.student, 'teacher': outcome.state.teacher}
     boxes = data['data_samples'][0].gt_instances.bboxes
     # Loaded as BGR, and made float by some augmentations.
     pixels = data['inputs'][0].flip(0).permute(1, 2, 0).clamp(0, 255)
@@ -277,16 +268,14 @@ def draw_image(
         pixels.byte().numpy(),
         getattr(boxes, 'tensor', boxes).numpy(),
         {
-            name: [x[0].detach().abs().mean(0).numpy() for x in maps]
-            for name, maps in zip(
-                ('student', 'teacher'), found.pyramids, strict=True
-            )
+            name: [x[0].detach().abs().mean(0).numpy() for x in levels]
+            for name, levels in maps.items()
         },
-        selection.levels[0].tolist(),
+        plan.levels[0].tolist(),
         [
             f'level {level}\np {probability:.2f}, q {quality:.1e}'
             for level, (probability, quality) in enumerate(
-                zip(selection.probabilities[0], found.quality[0], strict=True)
+                zip(plan.probabilities[0], outcome.quality[0], strict=True)
             )
         ],
     )

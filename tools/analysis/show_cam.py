@@ -22,8 +22,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmpretrain.models import ImageClassifier
 
-from kdvit_mm.analysis.configs import build_algorithm
-from kdvit_mm.analysis.level_signal import load_trained
+from kdvit_mm.analysis.configs import build_algorithm, load_trained
 from kdvit_mm.models.utils.student_config import (
     is_distillation,
     student_config,

@@ -29,11 +29,11 @@ from prettytable import PrettyTable
 
 from kdvit_mm.benchmark.timing import tensor_memory, time_in_turn
 from kdvit_mm.models.algorithms import LeanTeacherDistill
-from kdvit_mm.models.selectors import AllLevels
-from kdvit_mm.models.selectors.benefits import find_selected_loss, image_losses
-from kdvit_mm.models.selectors.memory import image_keys
 from kdvit_mm.models.utils.cfg_path import resolve_cfg_path
 from kdvit_mm.registry import MODELS
+from kdvit_mm.selection import AllLevels, LevelSelector
+from kdvit_mm.selection.controller import find_controller
+from kdvit_mm.selection.probes import image_losses
 
 OPTIONS: dict[str, dict[str, Any]] = {
     'LeanTeacherDistill': {},
@@ -240,29 +240,28 @@ def build_level_steps(
         teacher=teacher,
         distiller=config.distiller,
     )
-    loss = find_selected_loss(model)
-    policy = loss.selector
-    all_levels = AllLevels(loss.num_levels)
+    controller = find_controller(model)
+    policy = controller.selector
+    all_levels = AllLevels(policy.num_levels)
 
-    def step(selector: BaseModel, is_rewarded: bool) -> None:
-        loss.selector, loss.measures_quality = selector, is_rewarded
+    def step(selector: LevelSelector, is_rewarded: bool) -> None:
+        controller.selector = selector
+        controller.prepare((), has_probes=False, records=is_rewarded)
         train(model, batch)
 
     step(policy, True)
-    decision = loss.last
-    assert decision is not None
-    quality = loss.quality.take(decision.applied)
-    valid = torch.ones_like(quality[:, 0], dtype=torch.bool)
-    images = image_keys(decision.data_samples)
+    done = controller.after_step(None)
+    assert done is not None
+    outcome = done[1]
+    valid = torch.ones_like(outcome.mask[:, 0])
 
     def probe() -> None:
         image_losses(model, batch)
 
     def choose_and_update() -> None:
         for _ in range(UPDATE_INTERVAL):
-            with torch.no_grad():
-                policy(*decision.pyramids, decision.costs, images)
-            policy.observe(quality, valid)
+            policy.plan(outcome.state)
+            policy.observe(outcome.quality, valid)
         policy.learn()
 
     return {

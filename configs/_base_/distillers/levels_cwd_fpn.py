@@ -11,8 +11,7 @@ distiller = dict(
             type='kdvit_mm.SelectedLevelsLoss',
             num_levels=5,
             # The levels' rewards add up: later ones would only add noise.
-            selector=dict(
-                type='PPOLevels', lambda_cost=0.3, gamma=0, remembers=True),
+            selector=dict(type='PPOLevels', lambda_cost=0.3, gamma=0),
             loss=dict(type='kdvit_mm.CWDLoss', tau=1, loss_weight=10))),
     loss_forward_mappings=dict(
         loss_levels=dict(

@@ -11,7 +11,6 @@ from kdvit_mm.engine.hooks.epoch_seed_hook import EpochSeedHook
 from kdvit_mm.engine.hooks.knowledge_condensation_hook import (
     KnowledgeCondensationHook,
 )
-from kdvit_mm.engine.hooks.level_selection_hook import LevelSelectionHook
 
 __all__ = [
     'AutoLossWeightHook',
@@ -21,5 +20,4 @@ __all__ = [
     'EMATeacherHook',
     'EpochSeedHook',
     'KnowledgeCondensationHook',
-    'LevelSelectionHook',
 ]

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader
 from kdvit_mm.datasets.condensation import Condensation
 from kdvit_mm.datasets.condensed_sampler import CondensedSampler
 from kdvit_mm.datasets.mix_dropped import MixDropped
-from kdvit_mm.models.losses.wrappers.selected_levels import SelectedLevelsLoss
 from kdvit_mm.models.utils.checkpoint_kind import unwrapped
 from kdvit_mm.models.utils.eval_mode import eval_mode
 from kdvit_mm.models.utils.explain import describe
@@ -174,7 +173,7 @@ class KnowledgeCondensationHook(Hook):
         for key in names if self.value == 'loss' else ():
             loss = known[key]
             if (
-                isinstance(loss, SelectedLevelsLoss)
+                getattr(loss, 'decides', False)
                 or getattr(loss, 'min_images', 1) > 1
             ):
                 raise ValueError(

@@ -15,7 +15,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdvit_mm.models.losses.base import as_levels, in_full_precision
 from kdvit_mm.models.losses.relation.sp import similarity_distance
-from kdvit_mm.models.selectors.quality import total_of
 from kdvit_mm.models.utils.config_mutator import ConfigMutator
 from kdvit_mm.models.utils.explain import describe
 from kdvit_mm.models.utils.random import isolated_rng
@@ -184,7 +183,8 @@ class DisWOT(BaseModel):
         with isolated_rng(self._seed), torch.enable_grad():
             losses = network(**copy.deepcopy(self._batch), mode='loss')
             (gradient,) = torch.autograd.grad(
-                total_of(losses), [modules[self.classifier].weight]
+                network.parse_losses(losses)[0],
+                [modules[self.classifier].weight],
             )
         handle.remove()
         return as_levels(found[-1])[-1].detach(), gradient.flatten(1)

@@ -51,6 +51,9 @@ class DistillLoss(nn.Module):
     equal_sizes = False
     #: How many images a batch needs, where a loss compares them.
     min_images = 1
+    #: Whether a forward is a decision of the training step, whose gradients it
+    #: measures: it has no place elsewhere, nor other measurements beside it.
+    decides = False
     #: New names of keys, by their names in earlier versions.
     renamed_keys: dict[str, str] = {}
 

@@ -1,0 +1,1 @@
+"""A policy that chooses levels, learned by PPO, and its ablations."""

@@ -1,0 +1,1 @@
+"""Selectors, which choose the pyramid levels of each image."""
