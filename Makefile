@@ -7,7 +7,7 @@ DATA ?= digits
 TEACHER ?=
 VENV := .venv$(if $(filter-out torch211,$(ENV)),-$(ENV))
 PYTHON := $(VENV)/bin/python
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 .PHONY: demo test setup lint docs clean
 

@@ -59,12 +59,12 @@ def digits(tmp_path_factory) -> Path:
 @pytest.fixture(scope='module')
 def forked() -> Iterator[None]:
     """Python programs that are started become copies of this process."""
-    # After a fork CUDA cannot be used.
-    if torch.cuda.is_available():
-        yield
-        return
     from tests.forked import ForkedPopen
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(subprocess, 'Popen', ForkedPopen)
+        if torch.cuda.is_available():
+            # It cannot be used after a fork.
+            patch.setenv('PYTHONPATH', str(Path(__file__).parents[1]))
+        else:
+            patch.setattr(subprocess, 'Popen', ForkedPopen)
         yield

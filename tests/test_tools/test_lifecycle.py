@@ -125,7 +125,7 @@ def teacher(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def options(digits, teacher) -> list[str]:
     """Four iterations an epoch, two epochs, checkpoints after each."""
     annotations = digits / 'annotations' / 'val.json'
@@ -165,19 +165,17 @@ def logged(work_dir: Path) -> list[dict]:
 
 
 @pytest.fixture(scope='module')
-def straight(tmp_path_factory) -> Path:
-    """Where the uninterrupted run leaves its checkpoints."""
-    return tmp_path_factory.mktemp('straight')
-
-
-def test_mim_train_kdvit_mm_by_config_name(
-    scratch, options, straight, tmp_path
-):
-    shutil.rmtree(straight)
+def straight(scratch, options, tmp_path_factory) -> Path:
+    """Work directory of the uninterrupted run."""
+    folder = tmp_path_factory.mktemp('straight')
     scratch.run(
         'mim', 'train', 'kdvit_mm', f'{DISTILLED}.py', '--gpus', '0',
-        '--work-dir', str(straight), *options, cwd=tmp_path,
+        '--work-dir', str(folder / 'w'), *options, cwd=folder,
     )  # fmt: skip
+    return folder / 'w'
+
+
+def test_mim_train_kdvit_mm_by_config_name(straight):
     steps = [record for record in logged(straight) if 'loss' in record]
     assert len(steps) == 8
     assert all('distill.loss_cwd' in record for record in steps)
