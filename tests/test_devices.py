@@ -24,6 +24,7 @@ from tests.examples import Example, read_examples, samples
 from tests.fake_gpu import GPU, fake_gpu, maps
 from tests.loss_checks import classification_batch
 from tests.test_models.test_algorithms import (
+    test_multi_teacher_distill,
     test_mutual_distill,
     test_self_distill,
 )
@@ -230,6 +231,13 @@ def lean_teacher() -> None:
         ),
     ):
         train_step(MODELS.build(algorithm(**options)).to(GPU))
+
+
+@case('MultiTeacherDistill', 'Teachers')
+def several_teachers() -> None:
+    for options in ({}, dict(weights='loss')):
+        model = test_multi_teacher_distill.build(**options).to(GPU)
+        train_step(model, 64)
 
 
 @case('MutualDistill')
