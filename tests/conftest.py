@@ -9,6 +9,7 @@ import torch
 from mmengine.config import config
 from mmengine.logging import MessageHub
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 
 from kdvit_mm.datasets import DigitSceneParams, make_digit_scenes
 
@@ -43,6 +44,12 @@ def nothing_of_other_files() -> None:
     """Runs each file as if it ran alone."""
     DefaultScope._instance_dict.clear()
     MessageHub._instance_dict.clear()
+
+
+@pytest.fixture(autouse=True)
+def no_visualizer_of_other_tests() -> None:
+    """Runs get theirs by name, which ends in the second of their start."""
+    Visualizer._instance_dict.clear()
 
 
 @pytest.fixture(scope='session')
