@@ -56,9 +56,7 @@ class Case:
                     cfg.val_evaluator, ann_file=annotations
                 )
         cfg.pop('train_evaluator', None)
-        # Named by the task: two runs of one name in one second are one to
-        # mmengine, with the scope of the first.
-        self.config = folder / f'{task}_distillation.py'
+        self.config = folder / 'distillation.py'
         cfg.dump(self.config)
         torch.manual_seed(0)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -84,7 +82,7 @@ class Case:
         self.exported = folder / 'student.pth'
         run_tool('model_converters/export_student.py',
                  self.checkpoint, self.exported)  # fmt: skip
-        self.student = str(folder / f'{task}_student.py')
+        self.student = str(folder / 'student.py')
         text = torch.load(self.exported, weights_only=True)['meta']['cfg']
         Path(self.student).write_text(text)
         self.folder = folder
