@@ -1,3 +1,5 @@
+import sys
+
 import mmcv
 import numpy as np
 import pytest
@@ -6,10 +8,17 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 from kdvit_mm.visualization.pictures import plot_grid
-from tests.test_tools.test_inference import Case, run_tool
+from tests.test_tools.test_inference import Case
 from tests.test_tools.test_scripts import load
 
 TOOL = 'analysis/show_cam.py'
+
+
+def run(*arguments: object) -> None:
+    """Runs the tool in this process, where it can be looked into."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', ['tool', *map(str, arguments)])
+        load(TOOL).main()
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +54,7 @@ def drawn(monkeypatch):
 def test_shows_student_and_teacher(cls, teacher, drawn, tmp_path, capsys):
     out = tmp_path / 'new' / 'cam.png'
     for checkpoint in (cls.checkpoint, cls.exported):
-        run_tool(TOOL, cls.config, checkpoint, cls.image, cls.image,
+        run(cls.config, checkpoint, cls.image, cls.image,
                  '--label', 4, '--out', out, '--cfg-options',
                  f'model.teacher_ckpt={teacher}')  # fmt: skip
         *lines, file = capsys.readouterr().out.splitlines()[-3:]
@@ -64,7 +73,7 @@ def test_shows_student_and_teacher(cls, teacher, drawn, tmp_path, capsys):
 
 
 def test_class_is_the_teachers_unless_given(cls, teacher, tmp_path, capsys):
-    run_tool(TOOL, cls.config, cls.checkpoint, cls.image,
+    run(cls.config, cls.checkpoint, cls.image,
              '--out', tmp_path / 'cam.png',
              '--cfg-options', f'model.teacher_ckpt={teacher}')  # fmt: skip
     line = capsys.readouterr().out.splitlines()[-2]
@@ -74,7 +83,7 @@ def test_class_is_the_teachers_unless_given(cls, teacher, tmp_path, capsys):
 
 def refusal(*arguments: object) -> str:
     with pytest.raises(SystemExit) as stop:
-        run_tool(TOOL, *arguments)
+        run(*arguments)
     return str(stop.value)
 
 
