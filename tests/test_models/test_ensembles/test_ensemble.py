@@ -33,7 +33,9 @@ def build(package, number=2):
     for member in members:
         member.init_weights()
     ensemble = MODELS.build(
-        dict(type='Ensemble', members=members, merger=MERGERS[package])
+        dict(
+            type='kdvit_mm.Ensemble', members=members, merger=MERGERS[package]
+        )
     ).eval()
     return ensemble, ensemble.data_preprocessor(batch(), False)
 
@@ -101,6 +103,7 @@ def test_it_predicts_only_and_saves_each_member_once():
     assert names == {'members'}
 
 
+@pytest.mark.usefixtures('forked')
 def test_tool_joins_a_student_and_a_plain_model(digits, tmp_path):
     train(read_config(PLAIN['cls'], digits, tmp_path / 'plain', 1))
     train(read_config(DISTILLED['cls'], digits, tmp_path / 'distilled', 1))
@@ -122,6 +125,7 @@ def test_tool_joins_a_student_and_a_plain_model(digits, tmp_path):
     )
 
 
+@pytest.mark.usefixtures('forked')
 def test_tool_refuses_what_is_no_ensemble(tmp_path):
     file = tmp_path / 'weights.pth'
     torch.save(dict(state_dict={}), file)
