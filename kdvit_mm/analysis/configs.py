@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmengine.runner.checkpoint import _load_checkpoint
 from torch.utils.data import DataLoader
 
-STUDENT = 'architecture.'
+from kdvit_mm.models.utils.checkpoint_kind import STUDENT
 
 
 class ConfigError(ValueError):

@@ -101,11 +101,11 @@ class GradientWatch:
         if len(found) < 1 + (images is not None):
             return
         task = self._waiting.pop(level)['task']
-        own = _per_image(task, task)
+        own = per_image(task, task)
         distill = inner = torch.full_like(own, torch.nan)
         if images is not None:
             distill, inner = (
-                _per_image(found['distill'], x).where(images, torch.nan)
+                per_image(found['distill'], x).where(images, torch.nan)
                 for x in (found['distill'], task)
             )
         self._products[level] = own, distill, inner
@@ -120,5 +120,6 @@ class GradientWatch:
         )
 
 
-def _per_image(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def per_image(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Inner product of each image's maps of shape (N, C, H, W), (N,)."""
     return (a * b).flatten(1).sum(1)

@@ -15,6 +15,7 @@ from kdvit_mm.models.utils.loss_gradients import (
 )
 from kdvit_mm.models.utils.random import isolated_rng
 from kdvit_mm.selection.controller import SelectionController, find_controller
+from kdvit_mm.selection.gradients import per_image
 from kdvit_mm.selection.plan import Outcome, Plan
 from kdvit_mm.selection.selectors.learning import above_price
 
@@ -67,9 +68,7 @@ def level_benefits(
         for gradients in both
     )
     inner, *norms = (
-        torch.stack(
-            [(x * y).flatten(1).sum(1) for x, y in zip(a, b, strict=True)], 1
-        )
+        torch.stack([*map(per_image, a, b)], 1)
         for a, b in ((g, d), (g, g), (d, d))
     )
     scale = norms[0].sum(1) * norms[1].sum(1)

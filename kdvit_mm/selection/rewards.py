@@ -4,11 +4,11 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
-from mmengine.dist import all_reduce
 from torch import nn
 
 from kdvit_mm.registry import MODELS
 from kdvit_mm.selection.gradients import PyramidGradients
+from kdvit_mm.selection.selectors.selector import mean_over_ranks, move_mean
 
 #: Weight of the newest batch in the running means.
 MOMENTUM = 0.05
@@ -96,20 +96,12 @@ class AlignedReward(Reward):
         if gradients is None:
             return None
         norm = gradients.task.sum(1, keepdim=True)
-        self._update_ratios(gradients.distill / norm)
+        ratios = mean_over_ranks(gradients.distill / norm)
+        move_mean(self.ratios, ratios, MOMENTUM)
         # A level that was never distilled counts as 0.
         expected = self.ratios.nan_to_num() * norm
         squares = gradients.distill.where(mask, expected).sum(1, keepdim=True)
         return gradients.inner / (norm.sqrt() * squares.sqrt())
-
-    def _update_ratios(self, ratios: torch.Tensor) -> None:
-        known = ratios.isfinite()
-        sums = torch.stack([ratios.where(known, 0).sum(0), known.sum(0)])
-        all_reduce(sums)
-        mean = sums[0] / sums[1]
-        old = self.ratios.where(self.ratios.isfinite(), mean)
-        new = torch.lerp(old, mean, MOMENTUM)
-        self.ratios.copy_(new.where(mean.isfinite(), self.ratios))
 
 
 @MODELS.register_module()

@@ -9,6 +9,7 @@ from kdvit_mm.selection.selectors.learning import (
     Records,
     above_price,
 )
+from kdvit_mm.selection.selectors.selector import move_mean
 
 #: Weight of the newest update in a level's running mean.
 MOMENTUM = 0.1
@@ -59,12 +60,7 @@ class GreedyLevels(LearningSelector):
         self, records: Records, generator: torch.Generator
     ) -> dict[str, float]:
         quality = records['quality'][records['valid']]
-        newest = quality.nanmean(0)
-        mean = self.mean_quality
-        mean = torch.where(mean.isnan(), newest, mean.lerp(newest, MOMENTUM))
-        self.mean_quality.copy_(
-            torch.where(newest.isnan(), self.mean_quality, mean)
-        )
+        move_mean(self.mean_quality, quality.nanmean(0), MOMENTUM)
         return {
             f'quality_{level}': float(value)
             for level, value in enumerate(self.mean_quality)

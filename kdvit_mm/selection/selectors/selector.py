@@ -129,12 +129,7 @@ class LevelSelector(BaseModule):
                 where it was not computed.
         """
         losses = mean_over_ranks(losses.to(self.running_losses))
-        first = self.running_losses.isnan()
-        mean = torch.where(first, losses, self.running_losses)
-        mean = torch.lerp(mean, losses, LOSS_MOMENTUM)
-        self.running_losses.copy_(
-            torch.where(losses.isfinite(), mean, self.running_losses)
-        )
+        move_mean(self.running_losses, losses, LOSS_MOMENTUM)
 
     def learn(self) -> dict[str, float]:
         """Makes one update from what was observed since the last.
@@ -216,15 +211,33 @@ def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
     """Mean of what is finite on the ranks; NaN where it is on none.
 
     Args:
-        values (torch.Tensor): This rank's values, of any shape.
+        values (torch.Tensor): This rank's values of levels, of shape (L,), or
+            of images and levels, of shape (N, L).
 
     Returns:
-        torch.Tensor: The means, equal on all ranks.
+        torch.Tensor: The levels' means, of shape (L,), equal on all ranks.
     """
+    values = values.reshape(-1, values.size(-1))
     known = values.isfinite()
-    sums = torch.stack([values.where(known, 0), known])
+    sums = torch.stack([values.where(known, 0).sum(0), known.sum(0)])
     all_reduce(sums)
     return sums[0] / sums[1]
+
+
+def move_mean(
+    mean: torch.Tensor, newest: torch.Tensor, momentum: float
+) -> None:
+    """Moves running means, which start with the first value that is finite.
+
+    Args:
+        mean (torch.Tensor): The means, NaN where there is none yet.
+        newest (torch.Tensor): What is new, of the same shape; what is not
+            finite is passed over.
+        momentum (float): Its weight.
+    """
+    old = torch.where(mean.isnan(), newest, mean)
+    moved = torch.lerp(old, newest, momentum)
+    mean.copy_(torch.where(newest.isfinite(), moved, mean))
 
 
 def nonempty_sets(num_levels: int) -> torch.Tensor:
