@@ -1,13 +1,13 @@
 """mdistiller's checkpoints give mdistiller's logits in mmpretrain."""
 
-import sys
+from functools import partial
 
 import pytest
 import torch
 from mmpretrain import get_model
 
 from tests.mdistiller_nets import NETWORKS
-from tests.test_tools.test_scripts import ROOT, load
+from tests.test_tools.test_scripts import ROOT, run_here
 
 MODELS = ROOT / 'configs' / '_base_' / 'models'
 
@@ -31,15 +31,8 @@ def checkpoint(folder, name: str, classes: int = 100):
 
 
 @pytest.fixture
-def convert(monkeypatch):
-    """Runs the tool as its command line does, in this process."""
-    tool = load('model_converters/mdistiller_to_mmpretrain.py')
-
-    def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, 'argv', ['tool', *map(str, arguments)])
-        tool.main()
-
-    return run
+def convert():
+    return partial(run_here, 'model_converters/mdistiller_to_mmpretrain.py')
 
 
 # One of each family; all are converted in test_cifar_networks.py.

@@ -41,6 +41,13 @@ def load(tool: str) -> ModuleType:
     return module
 
 
+def run_here(tool: str, *arguments: object) -> None:
+    """Runs a tool as its command line does, in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+        load(tool).main()
+
+
 @pytest.mark.parametrize(
     'script', sorted(TOOLS.glob('*.sh')), ids=lambda path: path.name
 )

@@ -1,4 +1,4 @@
-import sys
+from functools import partial
 
 import mmcv
 import numpy as np
@@ -9,16 +9,11 @@ from mmengine.registry import MODELS, DefaultScope, init_default_scope
 
 from kdvit_mm.visualization.pictures import plot_grid
 from tests.test_tools.test_inference import Case
-from tests.test_tools.test_scripts import load
+from tests.test_tools.test_scripts import load, run_here
 
 TOOL = 'analysis/show_cam.py'
-
-
-def run(*arguments: object) -> None:
-    """Runs the tool in this process, where it can be looked into."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, 'argv', ['tool', *map(str, arguments)])
-        load(TOOL).main()
+# In this process, where it can be looked into.
+run = partial(run_here, TOOL)
 
 
 @pytest.fixture(scope='module')
