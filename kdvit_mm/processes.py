@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -41,12 +42,16 @@ def stop_on_signals() -> None:
     commands; SIGHUP not under ``nohup``. A program that was started by
     :func:`start_child`, itself or through a launcher, is stopped by the end
     of its parent, too, even if that was killed.
+
+    Python drops what is raised in a destructor or callback, such as that of
+    a data loader: the signal then comes again a moment later.
     """
     signal.signal(signal.SIGINT, _stop)
     signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signal.signal(signal.SIGHUP, _stop)
     os.register_at_fork(after_in_child=_end_as_usual)
+    sys.unraisablehook = _stop_later
     parent = os.environ.pop(PARENT, None)
     if parent is not None:
         threading.Thread(
@@ -58,6 +63,17 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise Stopped(number)
 
 
+def _stop_later(dropped: 'sys.UnraisableHookArgs') -> None:
+    error = dropped.exc_value
+    if isinstance(error, Stopped):
+        number = error.status - 128
+        again = threading.Timer(0.1, os.kill, (os.getpid(), number))
+        again.daemon = True
+        again.start()
+    else:
+        sys.__unraisablehook__(dropped)
+
+
 def _end_as_usual() -> None:
     """In workers, which their pool or data loader ends by a signal."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,6 +81,7 @@ def _end_as_usual() -> None:
 
 
 def _stop_with(parent: int) -> None:
+    """With its session, which nobody else would kill."""
     # A launcher may stand between the two.
     starter = os.getppid()
     with suppress(ProcessLookupError):
@@ -72,6 +89,8 @@ def _stop_with(parent: int) -> None:
             os.kill(parent, 0)
             time.sleep(0.2)
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS)
+    os.killpg(0, signal.SIGKILL)
 
 
 def start_child(

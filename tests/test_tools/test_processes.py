@@ -81,12 +81,11 @@ def family(
     end: str = 'worker.kill()', stop_seconds: float = 60, **options
 ) -> tuple:
     """A parent, and the ids of its child and of the child's worker."""
-    child = HEAD + CHILD.format(end=end)
-    waits = f"end_children.__globals__['STOP_SECONDS'] = {stop_seconds}\n"
+    head = f"{HEAD}end_children.__globals__['STOP_SECONDS'] = {stop_seconds}\n"
     parent = subprocess.Popen(
         [
-            sys.executable, '-c', HEAD + waits + PARENT,
-            sys.executable, '-c', child,
+            sys.executable, '-c', head + PARENT,
+            sys.executable, '-c', head + CHILD.format(end=end),
         ],
         stdout=subprocess.PIPE, text=True, **options,
     )  # fmt: skip
@@ -113,8 +112,10 @@ def test_what_does_not_stop_is_killed():
     assert not wait_until_gone(pids, 1)
 
 
-def test_children_of_a_killed_parent_end():
-    parent, pids = family()
+@pytest.mark.parametrize('end', ['worker.kill()', 'time.sleep(1000)'])
+def test_children_of_a_killed_parent_end(end):
+    """At the latest when they have had their time to stop."""
+    parent, pids = family(end, stop_seconds=1)
     parent.kill()
     parent.communicate(timeout=60)
     assert not wait_until_gone(pids, 10)
@@ -134,6 +135,33 @@ def test_signals_that_the_shell_has_turned_off():
     parent.send_signal(signal.SIGINT)
     parent.communicate(timeout=60)
     assert parent.returncode == 130 and not wait_until_gone(pids, 0)
+
+
+def test_a_signal_in_a_destructor():
+    """Where Python drops what is raised, as when a data loader ends."""
+    program = """
+lib['stop_on_signals']()
+class Loader:
+    def __del__(self):
+        print('ends', flush=True)
+        time.sleep(1000)
+try:
+    Loader()
+    time.sleep(1000)
+except lib['Stopped'] as stopped:
+    sys.exit(stopped.status)
+"""
+    process = subprocess.Popen(
+        [sys.executable, '-c', HEAD + program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == 'ends\n'
+    process.terminate()
+    assert process.communicate(timeout=60) == ('', '')
+    assert process.returncode == 143
 
 
 def test_workers_are_ended_in_silence():
