@@ -233,6 +233,15 @@ def lean_teacher() -> None:
         train_step(MODELS.build(algorithm(**options)).to(GPU))
 
 
+@case('SelectiveTeacherDistill')
+def selective_teacher() -> None:
+    # One of its two images, both and none.
+    for rate, seed in (0.5, 1), (0.95, 0), (0.01, 0):
+        chosen = dict(type='RandomImages', rate=rate, seed=seed)
+        config = algorithm('SelectiveTeacherDistill', selector=chosen)
+        train_step(MODELS.build(config).to(GPU))
+
+
 @case('MultiTeacherDistill', 'Teachers')
 def several_teachers() -> None:
     for options in ({}, dict(weights='loss')):

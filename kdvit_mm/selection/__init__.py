@@ -3,6 +3,13 @@
 from kdvit_mm.selection.controller import Phase, SelectionController
 from kdvit_mm.selection.grad_norm import GradNorm
 from kdvit_mm.selection.hook import LevelSelectionHook
+from kdvit_mm.selection.image_selectors import (
+    EveryNthStep,
+    ImageSelector,
+    PartOfRun,
+    RandomImages,
+    UncertainImages,
+)
 from kdvit_mm.selection.level_wise import MaskedLevelWise
 from kdvit_mm.selection.loss import SelectedLevelsLoss
 from kdvit_mm.selection.plan import Outcome, Plan, State
@@ -14,6 +21,9 @@ from kdvit_mm.selection.ppo.ppo import (
 )
 from kdvit_mm.selection.recorder import FPNLevelSelectionRecorder
 from kdvit_mm.selection.rewards import AlignedReward, MeasuredReward, Reward
+from kdvit_mm.selection.selective_teacher_distill import (
+    SelectiveTeacherDistill,
+)
 from kdvit_mm.selection.selectors.gated import GatedLevels
 from kdvit_mm.selection.selectors.greedy import GreedyLevels
 from kdvit_mm.selection.selectors.learning import LearningSelector
@@ -28,11 +38,13 @@ from kdvit_mm.selection.selectors.unlearned import (
 __all__ = [
     'AlignedReward',
     'AllLevels',
+    'EveryNthStep',
     'FPNLevelSelectionRecorder',
     'FixedLevels',
     'GatedLevels',
     'GradNorm',
     'GreedyLevels',
+    'ImageSelector',
     'JointPPOLevels',
     'LearningSelector',
     'LevelSelectionHook',
@@ -41,14 +53,18 @@ __all__ = [
     'MeasuredReward',
     'Outcome',
     'PPOLevels',
+    'PartOfRun',
     'Phase',
     'Plan',
+    'RandomImages',
     'RandomLevels',
     'RegressedLevels',
     'ReinforceLevels',
     'Reward',
     'SelectedLevelsLoss',
     'SelectionController',
+    'SelectiveTeacherDistill',
     'ShuffledPPOLevels',
     'State',
+    'UncertainImages',
 ]

@@ -240,20 +240,24 @@ class LeanTeacherDistill(SingleTeacherDistill):
         self.distiller.set_deliveries_override(True)
         with self.distiller.student_recorders, self.distiller.deliveries:
             losses = self._student_loss(*batch)
+        losses.update(self._compared(seed))
+        losses.update(facts)
+        return losses | idle_terms(
+            self.distiller, self.distiller.loss_forward_mappings
+        )
+
+    def _compared(self, seed: int) -> dict[str, torch.Tensor]:
+        """The distill losses of what is recorded."""
         with isolated_rng(seed + 1):
             try:
-                distill_losses = self._distill_losses()
+                losses = self._distill_losses()
             except OverwrittenRecord:
                 raise
             except Exception as error:
                 raise explain_failure(
                     self.distiller, error, self.student, self.teacher
                 ) from error
-        losses.update(add_prefix(distill_losses, 'distill'))
-        losses.update(facts)
-        return losses | idle_terms(
-            self.distiller, self.distiller.loss_forward_mappings
-        )
+        return add_prefix(losses, 'distill')
 
     def _run_teachers(
         self, images: torch.Tensor, samples: Any
